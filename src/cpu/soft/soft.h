@@ -1,0 +1,366 @@
+/*
+ * The software engine's own state: one struct scpu per vCPU, one struct soft_vm per VM.
+ *
+ * Rules of this folder:
+ *  - Code that runs inside soft_run's inner loop is compiled with -mgeneral-regs-only: while the
+ *    guest's vector state is live in the host's registers (c->fpu_live) nothing else may touch it.
+ *    Calls that leave the folder (callbacks of engine_host, libc) go through soft_leave().
+ *  - A function that can fault returns non-zero (or NULL) after soft_raise*(); the caller returns
+ *    INSN_EXC at once, with architectural state unchanged (precise exceptions).
+ *  - All is per vCPU and touched by its thread only, except what is marked shared.
+ */
+#pragma once
+
+#include "base/ckd.h"
+#include "cpu/engine.h"
+#include "cpu/model/cpu_model.h"
+#include "cpu/soft/insn.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* RFLAGS */
+#define FL_CF   UINT64_C(0x1)
+#define FL_1    UINT64_C(0x2)
+#define FL_PF   UINT64_C(0x4)
+#define FL_AF   UINT64_C(0x10)
+#define FL_ZF   UINT64_C(0x40)
+#define FL_SF   UINT64_C(0x80)
+#define FL_TF   UINT64_C(0x100)
+#define FL_IF   UINT64_C(0x200)
+#define FL_DF   UINT64_C(0x400)
+#define FL_OF   UINT64_C(0x800)
+#define FL_IOPL UINT64_C(0x3000)
+#define FL_NT   UINT64_C(0x4000)
+#define FL_RF   UINT64_C(0x10000)
+#define FL_VM   UINT64_C(0x20000)
+#define FL_AC   UINT64_C(0x40000)
+#define FL_VIF  UINT64_C(0x80000)
+#define FL_VIP  UINT64_C(0x100000)
+#define FL_ID   UINT64_C(0x200000)
+#define FL_STATUS (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF)
+
+#define CR0_PE 0x1u
+#define CR0_MP 0x2u
+#define CR0_EM 0x4u
+#define CR0_TS 0x8u
+#define CR0_ET 0x10u
+#define CR0_NE 0x20u
+#define CR0_WP 0x10000u
+#define CR0_AM 0x40000u
+#define CR0_NW 0x20000000u
+#define CR0_CD 0x40000000u
+#define CR0_PG 0x80000000u
+
+#define CR4_VME        (1u << 0)
+#define CR4_PVI        (1u << 1)
+#define CR4_TSD        (1u << 2)
+#define CR4_DE         (1u << 3)
+#define CR4_PSE        (1u << 4)
+#define CR4_PAE        (1u << 5)
+#define CR4_MCE        (1u << 6)
+#define CR4_PGE        (1u << 7)
+#define CR4_PCE        (1u << 8)
+#define CR4_OSFXSR     (1u << 9)
+#define CR4_OSXMMEXCPT (1u << 10)
+#define CR4_UMIP       (1u << 11)
+#define CR4_LA57       (1u << 12)
+#define CR4_FSGSBASE   (1u << 16)
+#define CR4_PCIDE      (1u << 17)
+#define CR4_OSXSAVE    (1u << 18)
+#define CR4_SMEP       (1u << 20)
+#define CR4_SMAP       (1u << 21)
+
+#define EFER_SCE (1u << 0)
+#define EFER_LME (1u << 8)
+#define EFER_LMA (1u << 10)
+#define EFER_NX  (1u << 11)
+
+enum {
+    EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6,
+    EXC_NM = 7, EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14,
+    EXC_MF = 16, EXC_AC = 17, EXC_MC = 18, EXC_XM = 19,
+};
+
+/* The mode in which code was decoded; part of every block's key. */
+enum {
+    MODE_CPL3 = 1 << 0,   /* CPL == 3 (user page rights) */
+    MODE_64 = 1 << 1,     /* CS.L with EFER.LMA */
+    MODE_CS32 = 1 << 2,   /* CS.D */
+    MODE_SS32 = 1 << 3,   /* SS.B */
+    MODE_PE = 1 << 4,
+    MODE_VM86 = 1 << 5,
+    MODE_LMA = 1 << 6,    /* EFER.LMA (long or compatibility) */
+    MODE_SMAP = 1 << 7,   /* supervisor data accesses to user pages fault (SMAP on, AC clear) */
+    MODE_TS = 1 << 8,     /* CR0.TS: vector and x87 use raises #NM */
+    MODE_EM = 1 << 9,     /* CR0.EM */
+    MODE_MP = 1 << 10,    /* CR0.MP (WAIT) */
+    MODE_OSFXSR = 1 << 11,
+    MODE_OSXSAVE = 1 << 12,
+    MODE_AVX = 1 << 13,   /* XCR0 has SSE and AVX */
+    MODE_AVX512 = 1 << 14,
+    MODE_UMIP = 1 << 15,
+    MODE_NE = 1 << 16,    /* CR0.NE */
+    MODE_STEP = 1 << 17,  /* TF or an armed breakpoint: blocks of one instruction, slow exits */
+    MODE_CPL0 = 1 << 18,
+    MODE_AC = 1 << 19,    /* alignment checks on: CR0.AM, EFLAGS.AC, CPL 3 */
+    MODE_FLAT = 1 << 20,  /* 32-bit and every data segment base 0, limit 4 GiB */
+};
+
+/*
+ * Micro-operation: a handler and its resolved operands. Register operands are byte offsets from
+ * the start of struct scpu (gpr[] comes first), so AH is just another offset. A block is an array
+ * of them; a handler ends by calling the next one (tail call) or returns NULL to leave the block.
+ */
+struct uop;
+typedef const struct uop *uop_fn(struct scpu *c, const struct uop *op);
+struct uop {
+    uop_fn *fn;
+    uint8_t dst, src;    /* register offsets */
+    uint8_t base, index; /* register offsets; SOFT_REG_ZERO when absent */
+    uint8_t shift;       /* index scale */
+    uint8_t seg;         /* enum x86_seg, or SOFT_SEG_ZERO */
+    uint8_t len;         /* instruction length */
+    uint8_t off_in_blk;  /* unused by handlers of fused pairs' first half */
+    int32_t disp;
+    uint32_t ip_off; /* instruction's offset from the block's first */
+    union {
+        uint64_t imm;
+        const struct insn *insn; /* complex instructions */
+        struct sblock *link;     /* direct branch: target block in the same page, or NULL */
+    };
+};
+#define SOFT_REG_ZERO 128 /* offset of scpu.zero */
+#define SOFT_SEG_ZERO X86_NSEG
+
+/* TLB: tag is the linear page address, or TLB_INVALID; host = va + addend. */
+#define TLB_BITS    10
+#define TLB_SIZE    (1u << TLB_BITS)
+#define TLB_INVALID UINT64_C(0x7ff0000000000fff)
+struct tlb_entry {
+    uint64_t tag, addend;
+};
+enum tlb_kind { TLB_R, TLB_W, TLB_NKIND };
+/* Which rights an access uses: kernel, user, kernel with SMAP in force. */
+enum mmu_index { MMU_KERNEL, MMU_USER, MMU_SMAP, MMU_NIDX };
+
+/* Shared by the vCPUs: what is known of a guest page that holds decoded code. */
+struct soft_page {
+    _Atomic uint32_t gen;       /* bumped when code in it was overwritten */
+    _Atomic uint32_t has_code;  /* some vCPU has decoded from it: writes take the slow path */
+    _Atomic uint64_t lines;     /* 64-byte lines that decoded code covers */
+};
+
+struct soft_slot {
+    struct mem_slot slot;    /* copy: base, size, host */
+    struct soft_page *pages; /* one a page, lazily touched */
+    const struct mem_slot *mem_slot;
+};
+#define SOFT_MAX_SLOTS 32
+
+struct soft_exc {
+    bool pending;
+    uint8_t vector;
+    bool has_error;
+    uint32_t error;
+};
+
+#define SOFT_BOUNCE_BYTES 512
+
+struct scpu {
+    /* Hot: offsets of these are one byte in uops and small displacements in code. */
+    uint64_t gpr[16];
+    uint64_t zero; /* always 0: absent base or index (offset SOFT_REG_ZERO) */
+    uint64_t rip;
+    uint16_t aflags;   /* arithmetic flags: low byte OF (0/1), high byte LAHF image */
+    uint16_t fpu_live; /* guest's vector/x87 state is in the host registers */
+    uint32_t mode;     /* MODE_*: of the code being run */
+    _Atomic uint32_t exit_req; /* shared: SOFT_REQ_*; polled at each block */
+    uint32_t mmu;      /* enum mmu_index of ordinary data accesses */
+    struct tlb_entry (*tlb_r), (*tlb_w); /* tlb[mmu][TLB_R/W] */
+    uint64_t seg_base[X86_NSEG + 1];     /* effective bases: 0 for ES/CS/SS/DS in 64-bit mode */
+    uint64_t next_rip;
+    uint64_t icount;
+    struct sblock *blk;         /* running block */
+    const struct uop *stop_uop; /* where a block was left */
+    void *guard[2];
+
+    /* Architectural, cooler. */
+    uint64_t sysflags; /* RFLAGS less the status flags; bit 1 set */
+    struct vcpu_seg seg[X86_NSEG], tr, ldtr;
+    struct vcpu_dtable gdtr, idtr;
+    uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
+    uint64_t dr[8];
+    uint64_t pdpte[4]; /* PAE paging: loaded with CR3 */
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base, tsc_aux;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    int64_t tsc_offset;
+    uint8_t cpl;
+    uint8_t irq_shadow;  /* bit 0: STI, bit 1: MOV SS; ends after the next instruction */
+    bool nmi_blocked;
+    bool halted;
+    uint8_t mp_state;    /* enum vcpu_mp_state */
+    struct soft_exc exc; /* raised, not yet delivered */
+    uint64_t pending_db; /* DR6 bits of a #DB trap due after this instruction */
+
+    /* MMU scratch: reads that do not lie in one RAM page land here (same offset modulo 64). */
+    bool rmw_pending;    /* bounce holds a read-modify-write that must be written back */
+    uint64_t rmw_va;
+    uint32_t rmw_len;
+    uint8_t bounce[SOFT_BOUNCE_BYTES + 64] __attribute__((aligned(64)));
+
+    /* Vector state while not live; standard format. Native stubs: native.c. */
+    uint8_t xsave[VCPU_XSAVE_BYTES] __attribute__((aligned(64)));
+    struct native_cache *native;
+
+    struct soft_vm *vm;
+    unsigned index;
+    struct vcpu_state *cold; /* rarely used MSRs live in their vcpu_state fields */
+    struct engine_stats stats;
+    struct code_cache *code; /* blocks: block.c */
+    struct tlb_entry tlb[MMU_NIDX][TLB_NKIND][TLB_SIZE];
+
+    /* Shared: requests from other threads. */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    uint8_t sipi_vector;
+};
+
+enum {
+    SOFT_REQ_KICK = 1 << 0,
+    SOFT_REQ_IRQ = 1 << 1, /* look at irq_pending and at what is below */
+    SOFT_REQ_NMI = 1 << 2,
+    SOFT_REQ_INIT = 1 << 3,
+    SOFT_REQ_SIPI = 1 << 4,
+    SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries, acknowledge */
+    SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
+    SOFT_REQ_RESCAN = 1 << 7, /* interrupt window may have opened: re-evaluate after this block */
+};
+
+struct soft_vm {
+    struct mem *mem;
+    const struct cpu_model *model;
+    struct engine_host host;
+    unsigned n_cpus;
+    struct scpu *cpus[256];
+    struct soft_slot slots[SOFT_MAX_SLOTS];
+    unsigned n_slots;
+    pthread_mutex_t lock;
+};
+
+/* ---- exceptions: exc.c ---- */
+/* Each returns INSN_EXC (non-zero) so that `return soft_raise(...)` works. */
+int soft_raise(struct scpu *c, uint8_t vector);                       /* no error code */
+int soft_raise_err(struct scpu *c, uint8_t vector, uint32_t error);   /* with error code */
+int soft_raise_pf(struct scpu *c, uint64_t va, uint32_t error);       /* sets CR2 at delivery */
+/* Delivers c->exc, then follow-ups (double fault). false: triple fault, the VM shuts down. */
+bool soft_deliver_exception(struct scpu *c);
+/* An external interrupt or NMI; soft: INT n/INT3/INTO pushes next_rip. */
+enum soft_event { SOFT_EV_EXTERNAL, SOFT_EV_NMI, SOFT_EV_SOFT_INT, SOFT_EV_EXCEPTION };
+int soft_deliver_event(struct scpu *c, enum soft_event kind, uint8_t vector, bool has_error,
+                       uint32_t error);
+
+/* ---- flags ---- */
+static inline uint64_t soft_get_rflags(const struct scpu *c)
+{
+    return c->sysflags | ((c->aflags >> 8) & 0xd5) | ((uint64_t)(c->aflags & 1) << 11);
+}
+static inline void soft_set_status_flags(struct scpu *c, uint64_t f)
+{
+    c->aflags = (uint16_t)(((f & 0xd5) << 8) | ((f >> 11) & 1));
+}
+/* Sets all of RFLAGS as given (caller has masked what may change) and recomputes the mode. */
+void soft_set_rflags(struct scpu *c, uint64_t rflags);
+
+/* ---- mode: cpu.c ---- */
+/* After any change of CR0/CR4/EFER/XCR0/CS/SS/CPL/RFLAGS.{VM,AC,TF}/DR7/segment bases: recomputes
+ * mode, mmu, tlb pointers, seg_base. The caller then returns INSN_JUMP or INSN_NEXT_FLUSH. */
+void soft_update_mode(struct scpu *c);
+static inline bool soft_long_mode(const struct scpu *c) { return (c->efer & EFER_LMA) != 0; }
+static inline bool soft_code64(const struct scpu *c) { return (c->mode & MODE_64) != 0; }
+bool soft_canonical(const struct scpu *c, uint64_t va);
+
+/* ---- memory by linear address: mmu.c ---- */
+enum soft_acc {
+    ACC_READ = 0,
+    ACC_WRITE = 1,
+    ACC_EXEC = 2,
+    ACC_USER = 4,     /* rights of CPL 3 */
+    ACC_SYS = 8,      /* implicit supervisor access (descriptor tables, TSS): rights of CPL 0,
+                         SMAP applies whatever AC is */
+    ACC_PROBE = 16,   /* check only (with WRITE: D is set as a write would) */
+};
+/* Ordinary data access with the current CPL's rights is (c->cpl == 3 ? ACC_USER : 0). len <= 512;
+ * any alignment, page crossing and MMIO included. 0, or non-zero with #PF raised. */
+int soft_lin_read(struct scpu *c, uint64_t va, void *buf, unsigned len, unsigned acc);
+int soft_lin_write(struct scpu *c, uint64_t va, const void *buf, unsigned len, unsigned acc);
+int soft_lin_probe(struct scpu *c, uint64_t va, unsigned len, unsigned acc);
+/* Values of 1, 2, 4, 8 bytes. */
+int soft_ld(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t *ret_value);
+int soft_st(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t value);
+/*
+ * A host pointer for an access of len bytes at va with current rights, for instructions that run
+ * natively: RAM directly when it lies in one page; otherwise c->bounce (same offset modulo 64),
+ * filled when for_read. NULL: fault raised. After a write the caller calls soft_access_end when
+ * soft_is_bounce(c, p); this writes the bounce back (cannot fault: the range was probed).
+ */
+void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool for_write);
+int soft_access_end(struct scpu *c, void *p, uint64_t va, unsigned len); /* INSN_NEXT[_FLUSH] */
+static inline bool soft_is_bounce(const struct scpu *c, const void *p)
+{
+    return (uintptr_t)p - (uintptr_t)c->bounce < sizeof(c->bounce);
+}
+/* Flushes: all, all but global pages, one page. The only ways in which the TLB is dropped. */
+void soft_tlb_flush_all(struct scpu *c);
+void soft_tlb_flush_nonglobal(struct scpu *c);
+void soft_tlb_flush_page(struct scpu *c, uint64_t va);
+/* Loads PDPTEs from cr3 for PAE paging. Non-zero: #GP raised (reserved bits). */
+int soft_load_pdptes(struct scpu *c, uint64_t cr3);
+
+/* ---- memory by logical address: what every instruction handler uses ---- */
+/* Effective address of in's memory operand, without segment base, wrapped to its address size. */
+uint64_t soft_ea(const struct scpu *c, const struct insn *in);
+/* Checks segment limit, rights and canonicality for [off, off+len) and gives the linear address.
+ * Raises #GP(0) or #SS(0). */
+int soft_seg_linear(struct scpu *c, enum x86_seg seg, uint64_t off, unsigned len, bool write,
+                    uint64_t *ret_va);
+/* The memory operand of in: both of the above. */
+int soft_operand_linear(struct scpu *c, const struct insn *in, unsigned len, bool write,
+                        uint64_t *ret_va);
+int soft_push(struct scpu *c, unsigned size, uint64_t value); /* by SS.B and mode */
+int soft_pop(struct scpu *c, unsigned size, uint64_t *ret_value);
+
+/* ---- registers ---- */
+static inline uint64_t soft_reg_get(const struct scpu *c, unsigned reg, unsigned size)
+{
+    uint64_t v = c->gpr[reg];
+    return size == 8 ? v : v & ((UINT64_C(1) << (size * 8)) - 1);
+}
+/* 32-bit writes zero the upper half; 16-bit ones keep the rest. */
+static inline void soft_reg_set(struct scpu *c, unsigned reg, unsigned size, uint64_t v)
+{
+    if (size == 8) {
+        c->gpr[reg] = v;
+    } else if (size == 4) {
+        c->gpr[reg] = (uint32_t)v;
+    } else if (size == 2) {
+        c->gpr[reg] = (c->gpr[reg] & ~UINT64_C(0xffff)) | (v & 0xffff);
+    } else {
+        c->gpr[reg] = (c->gpr[reg] & ~UINT64_C(0xff)) | (v & 0xff);
+    }
+}
+/* 8-bit register by encoding: AH..BH when no REX prefix and 4 <= reg < 8. */
+static inline uint8_t *soft_reg8(struct scpu *c, unsigned reg, bool has_rex)
+{
+    return !has_rex && reg >= 4 && reg < 8 ? (uint8_t *)&c->gpr[reg - 4] + 1
+                                           : (uint8_t *)&c->gpr[reg];
+}
+
+/* ---- leaving the folder ---- */
+/* Parks the guest's vector state in c->xsave if it is live, so that ordinary C may run. */
+void soft_leave(struct scpu *c); /* native.c */
+/* Loads it if it is not. Called by native stubs just before they run. */
+void soft_enter_fpu(struct scpu *c);
+
+uint64_t soft_rdtsc(const struct scpu *c); /* guest TSC */
