@@ -26,9 +26,10 @@ struct timer;
 struct vmclock {
     pthread_mutex_t lock;
     struct timer *timers; /* every timer on this clock, re-armed on resume */
+    unsigned seq;         /* odd while the three below change; readers retry */
     bool paused;
-    int64_t offset_ns; /* guest = host + offset while running; read with atomics */
-    uint64_t frozen_ns;
+    int64_t offset_ns;  /* guest = host + offset while running */
+    uint64_t frozen_ns; /* guest time while paused */
 };
 
 void vmclock_init(struct vmclock *clock); /* starts at guest time 0, running */

@@ -5,7 +5,7 @@
  * as its last parameter. On failure it fills it and returns a negative errno; on success it leaves
  * it untouched. Reporting and returning is one statement:
  *
- *     return ERR(err, ERR_IMAGE_BAD, EINVAL, "kernel %s: bad magic 0x%x, want 0x%x", p, m, want);
+ *     return ERR(err, IMAGE_BAD, EINVAL, "kernel %s: bad magic 0x%x, want 0x%x", p, m, want);
  *
  * The codes live in one table (ERR_TABLE) that yields the enum, the process exit status and the
  * stable name that machines see. A NULL err is allowed: the text is dropped, the code returned.

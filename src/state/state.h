@@ -4,6 +4,10 @@
  *     stream  := magic "VIVSTATE" u32 format  section*  end
  *     section := u16 name_len name  u32 instance  u32 version  field*  end-of-section
  *     field   := u8 name_len name  u8 kind  u32 len  bytes
+ *     end-of-section := u8 0      end := u16 0
+ *
+ * Names are 1 to 255 printable ASCII characters; no section and no field of a section occurs twice.
+ * kind 0 is an array of little-endian integers, kind 1 is bytes.
  *
  * All integers little-endian. A writer fills a growing buffer (RAM pages go elsewhere). A reader
  * looks a section up by (name, instance) and a field by name, refuses unknown fields and sections
@@ -24,18 +28,22 @@
 struct state_writer;
 struct state_reader;
 
-enum state_kind { STATE_KIND_UINT, STATE_KIND_BYTES };
+/* BOOL is UINT in the stream; the reader refuses values other than 0 and 1. */
+enum state_kind { STATE_KIND_UINT, STATE_KIND_BYTES, STATE_KIND_BOOL };
 
 struct state_field {
     const char *name;
     enum state_kind kind;
-    uint16_t offset;
+    uint32_t offset;
     uint32_t size;  /* bytes of one element: 1, 2, 4, 8 for UINT; whole length for BYTES */
     uint32_t count; /* elements, for UINT arrays */
 };
 
 #define STATE_UINT_N(type, member, n)                                                          \
-    {#member, STATE_KIND_UINT, offsetof(type, member), sizeof(((type *)0)->member) / (n), (n)}
+    {#member,                                                                                  \
+     _Generic(((type *)0)->member, bool: STATE_KIND_BOOL, bool *: STATE_KIND_BOOL,             \
+              default: STATE_KIND_UINT),                                                       \
+     offsetof(type, member), sizeof(((type *)0)->member) / (n), (n)}
 #define STATE_UINT(type, member) STATE_UINT_N(type, member, 1) /* any 1,2,4,8-byte integer, bool */
 #define STATE_UINTS(type, member)                                                              \
     STATE_UINT_N(type, member, sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]))
