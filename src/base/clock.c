@@ -60,12 +60,20 @@ uint64_t vmclock_now_ns(const struct vmclock *clock)
     }
 }
 
-/* Caller holds clock->lock. */
-static void clock_publish(struct vmclock *clock, bool paused, int64_t offset_ns,
-                          uint64_t frozen_ns)
+/*
+ * Brackets a change; caller holds clock->lock. The host clock must be read inside the bracket:
+ * a reader that still sees the old values after that reading would run ahead of the frozen
+ * time.
+ */
+static void clock_change_begin(struct vmclock *clock)
 {
     __atomic_store_n(&clock->seq, clock->seq + 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+static void clock_change_end(struct vmclock *clock, bool paused, int64_t offset_ns,
+                             uint64_t frozen_ns)
+{
     __atomic_store_n(&clock->paused, paused, __ATOMIC_RELAXED);
     __atomic_store_n(&clock->offset_ns, offset_ns, __ATOMIC_RELAXED);
     __atomic_store_n(&clock->frozen_ns, frozen_ns, __ATOMIC_RELAXED);
@@ -100,7 +108,9 @@ void vmclock_pause(struct vmclock *clock)
     if (clock->paused) {
         return;
     }
-    clock_publish(clock, true, clock->offset_ns, clock_now_ns() + (uint64_t)clock->offset_ns);
+    clock_change_begin(clock);
+    uint64_t frozen_ns = clock_now_ns() + (uint64_t)clock->offset_ns;
+    clock_change_end(clock, true, clock->offset_ns, frozen_ns);
     for (struct timer *t = clock->timers; t != NULL; t = t->next) {
         timer_program(t);
     }
@@ -113,7 +123,9 @@ void vmclock_resume(struct vmclock *clock)
     if (!clock->paused) {
         return;
     }
-    clock_publish(clock, false, (int64_t)(clock->frozen_ns - clock_now_ns()), clock->frozen_ns);
+    clock_change_begin(clock);
+    int64_t offset_ns = (int64_t)(clock->frozen_ns - clock_now_ns());
+    clock_change_end(clock, false, offset_ns, clock->frozen_ns);
     for (struct timer *t = clock->timers; t != NULL; t = t->next) {
         timer_program(t);
     }
@@ -123,7 +135,8 @@ void vmclock_set_ns(struct vmclock *clock, uint64_t now_ns)
 {
     SCOPED_LOCK(&clock->lock);
 
-    clock_publish(clock, clock->paused, clock->offset_ns, now_ns);
+    clock_change_begin(clock);
+    clock_change_end(clock, clock->paused, clock->offset_ns, now_ns);
 }
 
 static void timer_on_fd(void *opaque, uint32_t events)
