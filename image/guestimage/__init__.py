@@ -1,0 +1,1 @@
+"""Builds the guest images of Vivarium from Debian packages. See image/README.md."""
