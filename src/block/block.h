@@ -1,12 +1,14 @@
 /*
  * The block graph's seam. A node is a disk's bytes: a raw file, a format over another node, a
- * filter. A consumer (dev/virtio/virtio_blk.c, a format, a job) submits requests to its top node.
+ * filter. A consumer (dev/virtio/virtio_blk.c, a format, a job) submits requests to its top
+ * node.
  *
- * Requests are asynchronous. The consumer owns the struct and its iovecs, which stay put until done
- * was called; done comes exactly once for each submit that returned 0, from any thread, with no
- * lock of the node held, and never from inside block_submit of the same request: a consumer may
- * hold its own lock while it submits, and may submit from done. Requests in flight are not ordered
- * among each other; a flush covers the writes whose done came before its submit.
+ * Requests are asynchronous. The consumer owns the struct and its iovecs, which stay put until
+ * done was called; done comes exactly once for each submit that returned 0, from any thread,
+ * with no lock of the node held, and never from inside block_submit of the same request: a
+ * consumer may hold its own lock while it submits, and may submit from done. Requests in flight
+ * are not ordered among each other; a flush covers the writes whose done came before its
+ * submit.
  *
  * Thread model of a node (ops->threads): BLOCK_ANY_THREAD takes submits from several threads at
  * once; BLOCK_ONE_THREAD wants its callers serialised, which a wrapping node provides.
@@ -65,7 +67,8 @@ struct block_req {
 struct block_ops {
     const char *name;
     enum block_threads threads;
-    void (*submit)(struct block_node *node, struct block_req *req); /* checked by block_submit */
+    void (*submit)(struct block_node *node,
+                   struct block_req *req); /* checked by block_submit */
     void (*kick)(struct block_node *node); /* optional: start what submit only queued */
     void (*free)(struct block_node *node); /* nothing is in flight */
 };
@@ -80,13 +83,13 @@ struct block_stats {
 
 struct block_node {
     const struct block_ops *ops;
-    uint64_t size_bytes;      /* multiple of align_bytes; changes only through a resize */
-    uint32_t caps;            /* enum block_cap */
-    uint32_t align_bytes;     /* granularity of offset and length: 512 or 4096 */
-    uint32_t physical_bytes;  /* what is best written at once; power of two >= align_bytes */
-    uint32_t discard_align;   /* bytes; what a discard frees is aligned to this */
-    uint64_t discard_max;     /* bytes of one discard or write-zeroes */
-    uint64_t in_flight;       /* atomic */
+    uint64_t size_bytes;     /* multiple of align_bytes; changes only through a resize */
+    uint32_t caps;           /* enum block_cap */
+    uint32_t align_bytes;    /* granularity of offset and length: 512 or 4096 */
+    uint32_t physical_bytes; /* what is best written at once; power of two >= align_bytes */
+    uint32_t discard_align;  /* bytes; what a discard frees is aligned to this */
+    uint64_t discard_max;    /* bytes of one discard or write-zeroes */
+    uint64_t in_flight;      /* atomic */
     struct block_stats stats;
     char name[64]; /* for messages */
 };
