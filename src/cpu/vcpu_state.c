@@ -126,6 +126,7 @@ static const struct state_field vcpu_fields[] = {
     U(kvm_pv_eoi),
     U(kvm_poll_control),
     U(tsc_offset),
+    U(tsc_adjust),
     U(tsc_at_save),
     U(mp_state),
     U(event_pending),

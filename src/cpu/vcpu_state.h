@@ -67,6 +67,7 @@ struct vcpu_state {
     uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_async_pf, kvm_pv_eoi,
         kvm_poll_control;
     int64_t tsc_offset;   /* guest TSC = host TSC scaled to tsc_khz + offset */
+    uint64_t tsc_adjust;  /* IA32_TSC_ADJUST: what the guest added to its TSC */
     uint64_t tsc_at_save; /* guest TSC when this state was taken */
 
     uint32_t mp_state; /* enum vcpu_mp_state */

@@ -1,14 +1,15 @@
 /*
- * Handlers of the system instructions, for the decoder's opcode tables. One name a mnemonic; the
- * decoder picks by (map, opcode, prefix, modrm.reg, modrm.mod) and has rejected LOCK. All mode and
- * privilege checks (#UD in real mode, CPL, CPUID features) are made by the handler.
+ * Handlers of the system instructions, for the decoder's opcode tables. One name a mnemonic;
+ * the decoder picks by (map, opcode, prefix, modrm.reg, modrm.mod) and has rejected LOCK. All
+ * mode and privilege checks (#UD in real mode, CPL, CPUID features) are made by the handler.
  *
  * What the handlers expect in struct insn:
  *  - osize is 2, 4 or 8 by prefixes and mode alone. Whether an instruction defaults to 64 bits
  *    (push, pop, pushf, MOV CR) or ignores the prefix is the handler's business.
- *  - imm of JMP/CALL ptr16:16/32 is the offset (zero-extended to osize is enough), imm2 the selector.
- *  - imm of INT n, IN/OUT imm8, RET imm16 and ENTER is the zero-extended constant; imm2 of ENTER
- *    is the level.
+ *  - imm of JMP/CALL ptr16:16/32 is the offset (zero-extended to osize is enough), imm2 the
+ * selector.
+ *  - imm of INT n, IN/OUT imm8, RET imm16 and ENTER is the zero-extended constant; imm2 of
+ * ENTER is the level.
  *  - reg is the whole field of modrm with REX.R for MOV CR/DR and MOV Sreg (not masked to 0-7).
  */
 #pragma once
