@@ -1,10 +1,11 @@
 /*
- * The native executor: x87, MMX, SSE to AVX-512, BMI, ADX and the other non-integer instructions
- * run on the host's own units, on the guest's vector state held live in the host's registers, by
- * small stubs made from the guest's instruction with its memory and general-register operands
- * rewritten. Results, MXCSR bits and NaNs are those of the hardware.
+ * The native executor: x87, MMX, SSE to AVX-512, BMI, ADX and the other non-integer
+ * instructions run on the host's own units, on the guest's vector state held live in the host's
+ * registers, by small stubs made from the guest's instruction with its memory and
+ * general-register operands rewritten. Results, MXCSR bits and NaNs are those of the hardware.
  *
- * All of it is per vCPU and touched by its thread only, except native_signals_init (once a process).
+ * All of it is per vCPU and touched by its thread only, except native_signals_init (once a
+ * process).
  */
 #pragma once
 
@@ -15,10 +16,11 @@
 /* ---- for the decoder ---- */
 /*
  * Number of immediate bytes after modrm, SIB and displacement: 0, 1 or 2; -1 if (enc, map, pp,
- * opcode, modrm) is no instruction of the native executor (undefined, or the integer core's). enc is
- * enum insn_enc, map enum insn_map, pp as in struct insn. Knows nothing of CPUID: native_bind
- * raises #UD for what the guest lacks. LZCNT and TZCNT are answered whatever the guest has:
- * native_bind returns NATIVE_UNKNOWN for them when the guest lacks them, and they are BSR and BSF.
+ * opcode, modrm) is no instruction of the native executor (undefined, or the integer core's).
+ * enc is enum insn_enc, map enum insn_map, pp as in struct insn. Knows nothing of CPUID:
+ * native_bind raises #UD for what the guest lacks. LZCNT and TZCNT are answered whatever the
+ * guest has: native_bind returns NATIVE_UNKNOWN for them when the guest lacks them, and they
+ * are BSR and BSF.
  */
 int native_imm_bytes(unsigned enc, unsigned map, unsigned pp, unsigned opcode, unsigned modrm);
 /* Whether a native (enc, map, opcode) is followed by modrm: all but FWAIT, EMMS, VZEROUPPER. */
@@ -33,17 +35,18 @@ unsigned native_disp8_shift(const struct insn *in);
 enum native_result {
     NATIVE_OK,
     NATIVE_UNKNOWN, /* not ours: try the integer tables, else #UD */
-    NATIVE_FULL,    /* code memory is full: flush all blocks and native_cache_flush, then again */
+    NATIVE_FULL, /* code memory is full: flush all blocks and native_cache_flush, then again */
 };
 /*
- * Makes op execute in, for code of mode c->mode. op's base, index, shift, disp, seg, len and ip_off
- * must be set as for any memory uop in 64-bit mode (disp of rip-relative operands made relative to
- * 0 as uop_ea wants it); in all other modes *in alone counts. in is copied. Sets op->fn, op->insn
- * and op->imm as it needs. What op points to lives until native_cache_flush.
+ * Makes op execute in, for code of mode c->mode. op's base, index, shift, disp, seg, len and
+ * ip_off must be set as for any memory uop in 64-bit mode (disp of rip-relative operands made
+ * relative to 0 as uop_ea wants it); in all other modes *in alone counts. in is copied. Sets
+ * op->fn, op->insn and op->imm as it needs. What op points to lives until native_cache_flush.
  */
 enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop *op);
-/* Same, for one instruction executed on its own (interpreter's slow path): c->rip and c->next_rip
- * are set; NATIVE_UNKNOWN and NATIVE_FULL as above, otherwise *ret_result is what it did. */
+/* Same, for one instruction executed on its own (interpreter's slow path): c->rip and
+ * c->next_rip are set; NATIVE_UNKNOWN and NATIVE_FULL as above, otherwise *ret_result is what
+ * it did. */
 enum native_result native_exec(struct scpu *c, const struct insn *in,
                                enum insn_result *ret_result);
 
@@ -52,8 +55,8 @@ enum native_result native_exec(struct scpu *c, const struct insn *in,
 int native_cache_new(struct scpu *c, struct err *err);
 void native_cache_free(struct scpu *c);
 void native_cache_flush(struct scpu *c);
-/* The process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE; chains to those that were there. Any
- * number of calls, from one thread at a time. */
+/* The process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE; chains to those that were there.
+ * Any number of calls, from one thread at a time. */
 int native_signals_init(struct err *err);
 
 /* Vector and x87 state as after power-on (init false) or as INIT leaves it (init true). */

@@ -12,13 +12,17 @@
 #pragma once
 
 #include "base/ckd.h"
+#include "base/log.h"
 #include "cpu/engine.h"
 #include "cpu/model/cpu_model.h"
 #include "cpu/soft/insn.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#define atomic_load_relaxed_u32(p) atomic_load_explicit((p), memory_order_relaxed)
 
 /* RFLAGS */
 #define FL_CF   UINT64_C(0x1)
@@ -122,28 +126,50 @@ struct uop {
     uint8_t shift;       /* index scale */
     uint8_t seg;         /* enum x86_seg, or SOFT_SEG_ZERO */
     uint8_t len;         /* instruction length */
-    uint8_t off_in_blk;  /* unused by handlers of fused pairs' first half */
+    uint8_t insn_no;     /* which instruction of the block this is */
     int32_t disp;
     uint32_t ip_off; /* instruction's offset from the block's first */
     union {
         uint64_t imm;
-        const struct insn *insn; /* complex instructions */
-        struct sblock *link;     /* direct branch: target block in the same page, or NULL */
+        const struct insn *insn; /* complex and native instructions */
     };
 };
 #define SOFT_REG_ZERO 128 /* offset of scpu.zero */
+#define SOFT_REG_RIP  136 /* offset of scpu.rip */
 #define SOFT_SEG_ZERO X86_NSEG
 
-/* TLB: tag is the linear page address, or TLB_INVALID; host = va + addend. */
-#define TLB_BITS    10
-#define TLB_SIZE    (1u << TLB_BITS)
-#define TLB_INVALID UINT64_C(0x7ff0000000000fff)
+/*
+ * TLB: tag is the linear page address; host = va + addend. An access hits when
+ * (va ^ tag) <= 4096 - size, which tests page, page crossing and validity at once: the tag of an
+ * invalid entry is a page that indexes another entry, so nothing that looks here can match it.
+ */
+#define TLB_BITS 10
+#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_INVALID(index) ((index) == 0 ? MEM_PAGE_SIZE : UINT64_C(0))
 struct tlb_entry {
     uint64_t tag, addend;
 };
 enum tlb_kind { TLB_R, TLB_W, TLB_NKIND };
 /* Which rights an access uses: kernel, user, kernel with SMAP in force. */
 enum mmu_index { MMU_KERNEL, MMU_USER, MMU_SMAP, MMU_NIDX };
+
+/* Which entries were filled since the last flush, so that a flush costs by their number. */
+#define TLB_LOG_MAX 2048
+struct tlb_log {
+    unsigned n; /* TLB_LOG_MAX: overflowed */
+    uint16_t slot[TLB_LOG_MAX]; /* (mmu * TLB_NKIND + kind) * TLB_SIZE + index */
+};
+
+/* Instruction-side TLB: page of code to host memory. Valid while its half's epoch is current. */
+#define ITLB_SIZE 256
+struct itlb_entry {
+    uint64_t tag;
+    uint64_t gpa;
+    const uint8_t *host;
+    struct soft_page *page;
+    uint32_t epoch;
+    bool user;
+};
 
 /* Shared by the vCPUs: what is known of a guest page that holds decoded code. */
 struct soft_page {
@@ -164,6 +190,7 @@ struct soft_exc {
     uint8_t vector;
     bool has_error;
     uint32_t error;
+    uint64_t va; /* #PF: goes to CR2 at delivery */
 };
 
 #define SOFT_BOUNCE_BYTES 512
@@ -172,6 +199,8 @@ struct scpu {
     /* Hot: offsets of these are one byte in uops and small displacements in code. */
     uint64_t gpr[16];
     uint64_t zero; /* always 0: absent base or index (offset SOFT_REG_ZERO) */
+    /* Of the instruction for complex handlers; of the block's start while fast ones run, which
+     * makes it the base of rip-relative operands (offset SOFT_REG_RIP). */
     uint64_t rip;
     uint16_t aflags;   /* arithmetic flags: low byte OF (0/1), high byte LAHF image */
     uint16_t fpu_live; /* guest's vector/x87 state is in the host registers */
@@ -182,11 +211,15 @@ struct scpu {
     uint64_t seg_base[X86_NSEG + 1];     /* effective bases: 0 for ES/CS/SS/DS in 64-bit mode */
     uint64_t next_rip;
     uint64_t icount;
-    struct sblock *blk;         /* running block */
-    const struct uop *stop_uop; /* where a block was left */
-    void *guard[2];
+    struct sblock *blk; /* running block */
+    struct jc_entry *jc;
+    uint32_t jc_epoch[2];       /* lower and upper half of the address space */
+    enum insn_result stop_result; /* why the block was left */
 
     /* Architectural, cooler. */
+    uint64_t code_base; /* linear address of RIP 0: CS base outside 64-bit mode */
+    bool irq_waiting;   /* the interrupt controllers may have something */
+    bool nmi_pending;
     uint64_t sysflags; /* RFLAGS less the status flags; bit 1 set */
     struct vcpu_seg seg[X86_NSEG], tr, ldtr;
     struct vcpu_dtable gdtr, idtr;
@@ -205,9 +238,11 @@ struct scpu {
     uint64_t pending_db; /* DR6 bits of a #DB trap due after this instruction */
 
     /* MMU scratch: reads that do not lie in one RAM page land here (same offset modulo 64). */
-    bool rmw_pending;    /* bounce holds a read-modify-write that must be written back */
-    uint64_t rmw_va;
-    uint32_t rmw_len;
+    bool code_hit;    /* decoded code was overwritten: leave the block after this instruction */
+    bool access_open; /* a write through soft_access awaits soft_access_end */
+    void *access_ptr;
+    uint64_t access_va;
+    uint32_t access_len;
     uint8_t bounce[SOFT_BOUNCE_BYTES + 64] __attribute__((aligned(64)));
 
     /* Vector state while not live; standard format. Native stubs: native.c. */
@@ -220,11 +255,21 @@ struct scpu {
     struct engine_stats stats;
     struct code_cache *code; /* blocks: block.c */
     struct tlb_entry tlb[MMU_NIDX][TLB_NKIND][TLB_SIZE];
+    struct tlb_log tlb_log[2]; /* entries of ordinary and of global pages */
+    struct {
+        bool any;
+        uint64_t base, mask;
+    } large[2]; /* lower, upper half: a range that holds every large page in the TLB */
+    bool upper_nonglobal; /* code of the upper half ran from pages that are not global */
+    struct itlb_entry itlb[ITLB_SIZE];
 
     /* Shared: requests from other threads. */
     pthread_mutex_t lock;
     pthread_cond_t wake;
+    bool sleeping;
     uint8_t sipi_vector;
+
+    struct log_limit odd; /* lines about odd things that this guest CPU does */
 };
 
 enum {
@@ -247,6 +292,9 @@ struct soft_vm {
     struct soft_slot slots[SOFT_MAX_SLOTS];
     unsigned n_slots;
     pthread_mutex_t lock;
+    /* kvmclock: host TSC and guest time of one moment, the same for all vCPUs; under lock. */
+    bool pv_valid;
+    uint64_t pv_tsc, pv_ns;
 };
 
 /* ---- exceptions: exc.c ---- */
@@ -298,25 +346,41 @@ int soft_lin_write(struct scpu *c, uint64_t va, const void *buf, unsigned len, u
 int soft_lin_probe(struct scpu *c, uint64_t va, unsigned len, unsigned acc);
 /* Values of 1, 2, 4, 8 bytes. */
 int soft_ld(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t *ret_value);
+/* A write that overwrites decoded code sets c->code_hit; the caller of an insn_fn then turns
+ * INSN_NEXT into INSN_NEXT_FLUSH, so handlers need not look. */
 int soft_st(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t value);
 /*
  * A host pointer for an access of len bytes at va with current rights, for instructions that run
  * natively: RAM directly when it lies in one page; otherwise c->bounce (same offset modulo 64),
  * filled when for_read. NULL: fault raised. After a write the caller calls soft_access_end when
- * soft_is_bounce(c, p); this writes the bounce back (cannot fault: the range was probed).
+ * soft_must_end(c); this writes a bounce back (cannot fault: the range was probed), or drops
+ * translations of the code that was overwritten. len <= SOFT_BOUNCE_BYTES.
  */
 void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool for_write);
-int soft_access_end(struct scpu *c, void *p, uint64_t va, unsigned len); /* INSN_NEXT[_FLUSH] */
-static inline bool soft_is_bounce(const struct scpu *c, const void *p)
+enum insn_result soft_access_end(struct scpu *c); /* INSN_NEXT or INSN_NEXT_FLUSH */
+static inline bool soft_must_end(const struct scpu *c)
 {
-    return (uintptr_t)p - (uintptr_t)c->bounce < sizeof(c->bounce);
+    return unlikely(c->access_open);
 }
+/* Host pointer when [va, va+len) lies in one page of plain RAM (not code, when writing) and the
+ * current rights allow the access; NULL otherwise, with nothing raised. */
+void *soft_ram_ptr(struct scpu *c, uint64_t va, unsigned len, bool for_write);
 /* Flushes: all, all but global pages, one page. The only ways in which the TLB is dropped. */
 void soft_tlb_flush_all(struct scpu *c);
 void soft_tlb_flush_nonglobal(struct scpu *c);
 void soft_tlb_flush_page(struct scpu *c, uint64_t va);
 /* Loads PDPTEs from cr3 for PAE paging. Non-zero: #GP raised (reserved bits). */
 int soft_load_pdptes(struct scpu *c, uint64_t cr3);
+
+/* Code page of va for fetches in the current mode: NULL with #PF raised, or with MMIO or ROM-less
+ * addresses #GP(0). gpa is that of the page. */
+const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va);
+/* [off, off+len) of a page that has decoded code was overwritten: drops what covers it. true when
+ * something was dropped. Any thread. */
+bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len);
+/* Drops every write entry, because pages became code (or the dirty log was harvested). */
+void soft_tlb_drop_writes(struct scpu *c);
+struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa);
 
 /* ---- memory by logical address: what every instruction handler uses ---- */
 /* Effective address of in's memory operand, without segment base, wrapped to its address size. */

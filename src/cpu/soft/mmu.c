@@ -1,0 +1,466 @@
+/*
+ * The MMU: page walks for every paging mode, the software TLB's fills and flushes, and what
+ * makes stores to decoded code visible. SDM vol. 3A chapters 4 and 12.1; AMD APM vol. 2
+ * chapter 5.
+ *
+ * A store goes straight to RAM only through a write entry of the TLB. Such an entry exists only
+ * for pages with the D bit set, with their dirty-log bit recorded and without decoded code, so
+ * that accessed/dirty bits, dirty logging and self-modifying code cost nothing on the fast
+ * path.
+ */
+#include "cpu/soft/mmu.h"
+
+struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa)
+{
+    for (unsigned i = 0; i < vm->n_slots; i++) {
+        struct soft_slot *s = &vm->slots[i];
+        if (gpa - s->slot.base.v < s->slot.size_bytes) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static uint8_t *host_of(struct scpu *c, uint64_t gpa)
+{
+    struct soft_slot *s = soft_find_slot(c->vm, gpa);
+    return s != NULL ? s->slot.host + (gpa - s->slot.base.v) : NULL;
+}
+
+/* ---- page walk ---- */
+
+/* Page table bits. */
+#define PTE_P    UINT64_C(0x1)
+#define PTE_W    UINT64_C(0x2)
+#define PTE_U    UINT64_C(0x4)
+#define PTE_A    UINT64_C(0x20)
+#define PTE_D    UINT64_C(0x40)
+#define PTE_PS   UINT64_C(0x80)
+#define PTE_G    UINT64_C(0x100)
+#define PTE_NX   (UINT64_C(1) << 63)
+#define PTE_ADDR UINT64_C(0x000ffffffffff000)
+
+struct walk {
+    uint64_t va;
+    unsigned acc;
+    enum mmu_index idx;
+    /* result */
+    uint64_t gpa;
+    unsigned shift; /* page size */
+    bool global, writable;
+    uint32_t error;
+};
+
+/* How the entries of a paging mode look. */
+struct paging_mode {
+    unsigned levels, entry_bytes;
+    uint8_t shift[5]; /* by level, root first */
+    uint8_t bits;     /* index bits of a level */
+};
+static const struct paging_mode paging_32 = {2, 4, {22, 12}, 10};
+static const struct paging_mode paging_pae = {2, 8, {21, 12}, 9}; /* below the PDPTEs */
+static const struct paging_mode paging_4l = {4, 8, {39, 30, 21, 12}, 9};
+static const struct paging_mode paging_5l = {5, 8, {48, 39, 30, 21, 12}, 9};
+
+static uint64_t entry_read(const uint8_t *p, unsigned bytes)
+{
+    return bytes == 4 ? __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_RELAXED)
+                      : __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
+}
+
+/* Sets bits if the entry is still what was read. */
+static bool entry_update(struct scpu *c, uint8_t *p, uint64_t gpa, unsigned bytes, uint64_t old,
+                         uint64_t new)
+{
+    struct soft_slot *s = soft_find_slot(c->vm, gpa);
+    bool ok;
+    if (s->slot.kind == MEM_ROM) {
+        return true;
+    }
+    if (bytes == 4) {
+        uint32_t o = (uint32_t)old;
+        ok = __atomic_compare_exchange_n((uint32_t *)(void *)p, &o, (uint32_t) new, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    } else {
+        ok = __atomic_compare_exchange_n((uint64_t *)(void *)p, &old, new, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    if (ok) {
+        uint64_t off = gpa - s->slot.base.v;
+        struct soft_page *page = &s->pages[off >> MEM_PAGE_SHIFT];
+        mem_slot_mark_dirty(s->mem_slot, off);
+        if (atomic_load_relaxed_u32(&page->has_code) &&
+            soft_code_written(page, off & (MEM_PAGE_SIZE - 1), bytes)) {
+            c->code_hit = true;
+        }
+    }
+    return ok;
+}
+
+/* Bits that must be zero in an entry at this level (shift), leaf or not. */
+static uint64_t reserved_bits(const struct scpu *c, const struct paging_mode *pm,
+                              unsigned shift, uint64_t entry)
+{
+    uint64_t rsvd;
+    if (pm->entry_bytes == 4) {
+        /* PSE-36 is not offered: bits 13-21 of a 4 MiB page. */
+        return shift == 22 && (entry & PTE_PS) && (c->cr4 & CR4_PSE) ? 0x3fe000 : 0;
+    }
+    rsvd = PTE_ADDR & ~((UINT64_C(1) << c->vm->model->phys_bits) - 1);
+    if (pm == &paging_pae) {
+        rsvd |= UINT64_C(0x7ff0000000000000);
+    }
+    if (!(c->efer & EFER_NX)) {
+        rsvd |= PTE_NX;
+    }
+    if (shift >= 39 && (entry & PTE_PS)) {
+        rsvd |= PTE_PS;
+    } else if (shift > 12 && (entry & PTE_PS)) {
+        if (shift == 30 && !cpu_model_has(c->vm->model, 0x80000001, 0, 3, 26)) {
+            rsvd |= PTE_PS;
+        }
+        rsvd |= ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff); /* bit 12 is PAT */
+    }
+    return rsvd;
+}
+
+static bool is_leaf(const struct scpu *c, const struct paging_mode *pm, unsigned shift,
+                    uint64_t entry)
+{
+    if (shift == 12) {
+        return true;
+    }
+    return (entry & PTE_PS) && (pm->entry_bytes == 8 || (c->cr4 & CR4_PSE));
+}
+
+/* Rights of a whole walk: the AND of W and U, the OR of NX. 0 if allowed, else the error code.
+ */
+static uint32_t check_rights(const struct scpu *c, const struct walk *w, bool can_write,
+                             bool can_user, bool nx)
+{
+    bool user = w->idx == MMU_USER, write = w->acc & ACC_WRITE, exec = w->acc & ACC_EXEC;
+    uint32_t error = PF_P | (write ? PF_W : 0) | (user ? PF_U : 0);
+    bool nx_on = (c->efer & EFER_NX) != 0 && (c->cr4 & CR4_PAE);
+    if (exec && (nx_on || (c->cr4 & CR4_SMEP))) {
+        error |= PF_I;
+    }
+    if (exec && nx && nx_on) {
+        return error;
+    }
+    if (user) {
+        return !can_user || (write && !can_write) ? error : 0;
+    }
+    if (can_user && exec && (c->cr4 & CR4_SMEP)) {
+        return error;
+    }
+    if (can_user && !exec && w->idx == MMU_SMAP) {
+        return error;
+    }
+    return write && !can_write && (c->cr0 & CR0_WP) ? error : 0;
+}
+
+static uint32_t not_present(const struct scpu *c, const struct walk *w, uint32_t extra)
+{
+    uint32_t error =
+        extra | ((w->acc & ACC_WRITE) ? PF_W : 0) | (w->idx == MMU_USER ? PF_U : 0);
+    bool fetch_bit = ((c->efer & EFER_NX) && (c->cr4 & CR4_PAE)) || (c->cr4 & CR4_SMEP);
+    return error | ((w->acc & ACC_EXEC) && fetch_bit ? PF_I : 0);
+}
+
+/* One pass over the tables. 0: done; 1: fault, w->error set; 2: an entry changed, walk again.
+ */
+static int walk_once(struct scpu *c, struct walk *w, const struct paging_mode *pm,
+                     uint64_t table, bool can_write, bool can_user)
+{
+    bool nx = false;
+    for (unsigned level = 0; level < pm->levels; level++) {
+        unsigned shift = pm->shift[level];
+        uint64_t index = (w->va >> shift) & ((1u << pm->bits) - 1);
+        uint64_t at = table + index * pm->entry_bytes;
+        uint8_t *p = host_of(c, at);
+        uint64_t e = p != NULL ? entry_read(p, pm->entry_bytes) : UINT64_MAX;
+        if (!(e & PTE_P)) {
+            w->error = not_present(c, w, 0);
+            return 1;
+        }
+        if (p == NULL || (e & reserved_bits(c, pm, shift, e))) {
+            w->error = not_present(c, w, PF_P | PF_RSVD);
+            return 1;
+        }
+        can_write = can_write && (e & PTE_W);
+        can_user = can_user && (e & PTE_U);
+        nx = nx || (pm->entry_bytes == 8 && (e & PTE_NX));
+        bool leaf = is_leaf(c, pm, shift, e);
+        if (leaf) {
+            w->error = check_rights(c, w, can_write, can_user, nx);
+            if (w->error != 0) {
+                return 1;
+            }
+        }
+        uint64_t want = e | PTE_A | (leaf && (w->acc & ACC_WRITE) ? PTE_D : 0);
+        if (want != e && !entry_update(c, p, at, pm->entry_bytes, e, want)) {
+            return 2;
+        }
+        if (leaf) {
+            uint64_t mask = (UINT64_C(1) << shift) - 1;
+            w->gpa = (e & PTE_ADDR & ~mask) | (w->va & mask);
+            if (pm->entry_bytes == 4) {
+                w->gpa = (uint32_t)w->gpa;
+            }
+            w->shift = shift;
+            w->global = (e & PTE_G) && (c->cr4 & CR4_PGE);
+            w->writable =
+                (want & PTE_D) && (can_write || (w->idx != MMU_USER && !(c->cr0 & CR0_WP)));
+            return 0;
+        }
+        table = e & PTE_ADDR;
+        if (pm->entry_bytes == 4) {
+            table = (uint32_t)table;
+        }
+    }
+    return 1;
+}
+
+static int walk(struct scpu *c, struct walk *w)
+{
+    if (!(c->cr0 & CR0_PG)) {
+        w->gpa = w->va & UINT32_MAX;
+        w->shift = 12;
+        w->global = false;
+        w->writable = true;
+        return 0;
+    }
+    int r;
+    do {
+        if (c->efer & EFER_LMA) {
+            bool la57 = (c->cr4 & CR4_LA57) != 0;
+            r = walk_once(c, w, la57 ? &paging_5l : &paging_4l, c->cr3 & PTE_ADDR, true, true);
+        } else if (c->cr4 & CR4_PAE) {
+            uint64_t pdpte = c->pdpte[(w->va >> 30) & 3];
+            if (!(pdpte & PTE_P)) {
+                w->error = not_present(c, w, 0);
+                return 1;
+            }
+            r = walk_once(c, w, &paging_pae, pdpte & PTE_ADDR, true, true);
+        } else {
+            r = walk_once(c, w, &paging_32, c->cr3 & 0xfffff000u, true, true);
+        }
+    } while (r == 2);
+    return r;
+}
+
+int soft_load_pdptes(struct scpu *c, uint64_t cr3)
+{
+    uint64_t rsvd = (UINT64_C(0x1e6)) | ~((UINT64_C(1) << c->vm->model->phys_bits) - 1);
+    uint64_t e[4];
+    for (unsigned i = 0; i < 4; i++) {
+        const uint8_t *p = host_of(c, (cr3 & 0xffffffe0u) + i * 8);
+        e[i] = p != NULL ? entry_read(p, 8) : UINT64_MAX;
+        if ((e[i] & PTE_P) && (e[i] & rsvd)) {
+            return soft_raise_err(c, EXC_GP, 0);
+        }
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        c->pdpte[i] = e[i];
+    }
+    return 0;
+}
+
+/* ---- TLB fills and flushes ---- */
+
+static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
+                     const uint8_t *host)
+{
+    unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
+    uint64_t page = w->va & ~(MEM_PAGE_SIZE - 1);
+    struct tlb_entry *e = &c->tlb[w->idx][kind][index];
+    struct tlb_log *log = &c->tlb_log[w->global];
+    e->tag = page;
+    e->addend = (uint64_t)(uintptr_t)host - w->va;
+    if (log->n < TLB_LOG_MAX) {
+        log->slot[log->n++] = (uint16_t)((w->idx * TLB_NKIND + kind) * TLB_SIZE + index);
+    }
+}
+
+static void note_large(struct scpu *c, const struct walk *w)
+{
+    if (w->shift <= 12) {
+        return;
+    }
+    unsigned half = (unsigned)(w->va >> 63);
+    uint64_t mask = ~((UINT64_C(1) << w->shift) - 1);
+    if (!c->large[half].any) {
+        c->large[half].any = true;
+        c->large[half].mask = mask;
+        c->large[half].base = w->va & mask;
+        return;
+    }
+    mask &= c->large[half].mask;
+    while (((c->large[half].base ^ w->va) & mask) != 0) {
+        mask <<= 1;
+    }
+    c->large[half].mask = mask;
+    c->large[half].base &= mask;
+}
+
+static void drop_logged(struct scpu *c, struct tlb_log *log)
+{
+    struct tlb_entry *all = &c->tlb[0][0][0];
+    if (log->n == TLB_LOG_MAX) {
+        for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
+            all[i].tag = TLB_INVALID(i & (TLB_SIZE - 1));
+        }
+        c->tlb_log[0].n = c->tlb_log[1].n = 0;
+        return;
+    }
+    for (unsigned i = 0; i < log->n; i++) {
+        all[log->slot[i]].tag = TLB_INVALID(log->slot[i] & (TLB_SIZE - 1));
+    }
+    log->n = 0;
+}
+
+void soft_tlb_flush_nonglobal(struct scpu *c)
+{
+    c->stats.tlb_flushes++;
+    drop_logged(c, &c->tlb_log[0]);
+    c->large[0].any = false;
+    c->jc_epoch[0]++;
+    if (c->upper_nonglobal) {
+        c->jc_epoch[1]++;
+        c->upper_nonglobal = false;
+    }
+}
+
+void soft_tlb_flush_all(struct scpu *c)
+{
+    c->stats.tlb_flushes++;
+    drop_logged(c, &c->tlb_log[0]);
+    drop_logged(c, &c->tlb_log[1]);
+    c->large[0].any = c->large[1].any = false;
+    c->jc_epoch[0]++;
+    c->jc_epoch[1]++;
+    c->upper_nonglobal = false;
+}
+
+void soft_tlb_flush_page(struct scpu *c, uint64_t va)
+{
+    unsigned half = (unsigned)(va >> 63),
+             index = (unsigned)(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
+    if (c->large[half].any && ((va ^ c->large[half].base) & c->large[half].mask) == 0) {
+        soft_tlb_flush_all(c);
+        return;
+    }
+    c->stats.tlb_flushes++;
+    for (unsigned m = 0; m < MMU_NIDX; m++) {
+        for (unsigned k = 0; k < TLB_NKIND; k++) {
+            struct tlb_entry *e = &c->tlb[m][k][index];
+            if (e->tag == (va & ~(MEM_PAGE_SIZE - 1))) {
+                e->tag = TLB_INVALID(index);
+            }
+        }
+    }
+    c->jc_epoch[half]++;
+}
+
+void soft_tlb_drop_writes(struct scpu *c)
+{
+    struct soft_vm *vm = c->vm;
+    for (unsigned m = 0; m < MMU_NIDX; m++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            struct tlb_entry *e = &c->tlb[m][TLB_W][i];
+            if (e->tag == TLB_INVALID(i)) {
+                continue;
+            }
+            /* What this CPU stored before it took notice may have been decoded by another. */
+            uint8_t *host = (uint8_t *)(uintptr_t)(e->tag + e->addend);
+            for (unsigned s = 0; s < vm->n_slots; s++) {
+                uint64_t off = (uint64_t)(host - vm->slots[s].slot.host);
+                if (off < vm->slots[s].slot.size_bytes) {
+                    struct soft_page *page = &vm->slots[s].pages[off >> MEM_PAGE_SHIFT];
+                    if (atomic_load_relaxed_u32(&page->has_code)) {
+                        soft_code_written(page, 0, MEM_PAGE_SIZE);
+                    }
+                }
+            }
+            e->tag = TLB_INVALID(i);
+        }
+    }
+}
+
+bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len)
+{
+    unsigned first = (unsigned)(off >> 6), last = (unsigned)((off + len - 1) >> 6);
+    uint64_t mask = (~UINT64_C(0) << first) & (~UINT64_C(0) >> (63 - last));
+    if (!(atomic_load_explicit(&page->lines, memory_order_seq_cst) & mask)) {
+        return false;
+    }
+    /* Cleared before the bump: a decoder that sees the new generation sets its lines after. */
+    atomic_store_explicit(&page->lines, 0, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&page->gen, 1, memory_order_seq_cst);
+    return true;
+}
+
+/* ---- translation ---- */
+
+int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
+{
+    struct walk w = {.va = va, .acc = acc, .idx = mmu_index_of(c, acc)};
+    if (walk(c, &w) != 0) {
+        return (acc & ACC_QUIET) ? INSN_EXC : soft_raise_pf(c, va, w.error);
+    }
+    struct soft_slot *s = soft_find_slot(c->vm, w.gpa);
+    ret->gpa = w.gpa;
+    ret->slot = s;
+    ret->host = NULL;
+    if (s == NULL) {
+        return 0;
+    }
+    uint64_t off = w.gpa - s->slot.base.v;
+    ret->host = s->slot.host + off;
+    ret->page = &s->pages[off >> MEM_PAGE_SHIFT];
+    if (acc & ACC_EXEC) {
+        if ((va >> 63) && !w.global) {
+            c->upper_nonglobal = true;
+        }
+        return 0;
+    }
+    note_large(c, &w);
+    bool watched = (c->dr[7] & 0xff) != 0; /* armed watchpoints look at every access */
+    if (!watched) {
+        tlb_fill(c, &w, TLB_R, ret->host);
+    }
+    if ((acc & ACC_WRITE) && s->slot.kind != MEM_ROM) {
+        mem_slot_mark_dirty(s->mem_slot, off);
+        if (w.writable && !watched &&
+            !atomic_load_explicit(&ret->page->has_code, memory_order_seq_cst)) {
+            tlb_fill(c, &w, TLB_W, ret->host);
+        }
+    }
+    return 0;
+}
+
+const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va)
+{
+    struct itlb_entry *e = &c->itlb[(va >> MEM_PAGE_SHIFT) & (ITLB_SIZE - 1)];
+    uint64_t page = va & ~(MEM_PAGE_SIZE - 1);
+    bool user = c->cpl == 3;
+    if (e->tag == page && e->epoch == c->jc_epoch[va >> 63] && e->user == user &&
+        e->host != NULL) {
+        return e;
+    }
+    struct xlat x;
+    if (mmu_translate(c, va, ACC_EXEC | (user ? ACC_USER : 0), &x)) {
+        return NULL;
+    }
+    if (x.host == NULL) {
+        soft_raise_err(c, EXC_GP, 0);
+        return NULL;
+    }
+    e->tag = page;
+    e->gpa = x.gpa & ~(MEM_PAGE_SIZE - 1);
+    e->host = x.host - (va & (MEM_PAGE_SIZE - 1));
+    e->page = x.page;
+    e->epoch = c->jc_epoch[va >> 63];
+    e->user = user;
+    return e;
+}

@@ -1,0 +1,38 @@
+/* Page walks, shared by mmu.c (walk, fill, flush) and mmu_access.c (loads, stores, spans). */
+#pragma once
+
+#include "cpu/soft/soft.h"
+
+/* A translated page. host is NULL when no RAM or ROM is there. */
+struct xlat {
+    uint64_t gpa; /* of the byte asked for */
+    uint8_t *host;
+    struct soft_slot *slot;
+    struct soft_page *page; /* with host */
+};
+
+#define PF_P    1u
+#define PF_W    2u
+#define PF_U    4u
+#define PF_RSVD 8u
+#define PF_I    16u
+
+/* Whose rights apply to an access with ACC_* flags. */
+static inline enum mmu_index mmu_index_of(const struct scpu *c, unsigned acc)
+{
+    if (acc & ACC_USER) {
+        return MMU_USER;
+    }
+    if (acc & ACC_SYS) {
+        return (c->cr4 & CR4_SMAP) && (c->cr0 & CR0_PG) ? MMU_SMAP : MMU_KERNEL;
+    }
+    /* Supervisor rights asked for by code that may run at CPL 3 right now (event delivery). */
+    return c->mmu == MMU_USER ? MMU_KERNEL : (enum mmu_index)c->mmu;
+}
+
+/*
+ * Translates va for acc (ACC_READ, ACC_WRITE or ACC_EXEC with the rights flags), sets A and D,
+ * fills the TLB for RAM. Non-zero: fault; raised unless ACC_QUIET.
+ */
+#define ACC_QUIET 32u
+int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret);
