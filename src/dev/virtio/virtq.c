@@ -272,7 +272,7 @@ bool virtq_wants_interrupt(struct virtq *vq)
 
 void virtq_quiet(struct virtq *vq)
 {
-    if (!vq->event_idx) {
+    if (vq->running && !vq->event_idx) {
         (void)mem_store_u16(vq->mem, vq->used, USED_NO_NOTIFY);
     }
     /* With event indices a stale avail_event, behind the driver's index, has the same effect.
@@ -282,6 +282,9 @@ void virtq_quiet(struct virtq *vq)
 bool virtq_listen(struct virtq *vq)
 {
     uint16_t idx;
+    if (!vq->running) {
+        return false;
+    }
     if (vq->event_idx) {
         (void)mem_store_u16(vq->mem, avail_event(vq), vq->next_avail);
     } else {

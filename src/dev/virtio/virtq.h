@@ -66,7 +66,8 @@ int virtq_publish(struct virtq *vq, uint16_t count);
 /* Whether the driver wants an interrupt for what was published since the last one. */
 bool virtq_wants_interrupt(struct virtq *vq);
 
-/* Ask the driver (not) to notify. After enabling: true when buffers came meanwhile: go on. */
+/* Ask the driver (not) to notify. After enabling: true when buffers came meanwhile: go on. On a
+ * queue that does not run both do nothing. */
 void virtq_quiet(struct virtq *vq);
 bool virtq_listen(struct virtq *vq);
 
