@@ -109,6 +109,8 @@ struct engine_ops {
     int (*get_state)(struct engine_vcpu *vcpu, struct vcpu_state *ret_state);
     int (*set_state)(struct engine_vcpu *vcpu, const struct vcpu_state *state, struct err *err);
     void (*get_stats)(const struct engine_vcpu *vcpu, struct engine_stats *ret_stats);
+    /* Guest TSC now; the vCPU's own thread. NULL: host TSC plus the tsc_offset of set_state. */
+    uint64_t (*read_tsc)(const struct engine_vcpu *vcpu);
 
     /* has_irqchip only. */
     int (*irq_line)(struct engine_vm *vm, unsigned gsi, bool level);

@@ -36,6 +36,7 @@
 #define BOARD_PORT_PANIC 0x505u /* pvpanic */
 #define BOARD_PORT_PM    0x600u /* ACPI power management block */
 #define BOARD_PORT_GPE   0x620u
+#define BOARD_S5_TYP     5u /* SLP_TYP of soft-off, for the PM block and the DSDT */
 #define BOARD_PORT_COM1  0x3f8u
 
 /* Global system interrupts. 0-15 are the ISA lines, 16-19 PCI INTA-INTD of the root. */
@@ -44,6 +45,8 @@
 #define BOARD_IRQ_COM1    4
 #define BOARD_IRQ_RTC     8
 #define BOARD_IRQ_SCI     9
+#define BOARD_IRQ_AUX     12
+#define BOARD_IOAPIC_ID   0u
 #define BOARD_GSI_INTX(n) (16u + (n))
 
 struct board_range {

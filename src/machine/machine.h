@@ -25,8 +25,11 @@ struct machine_console {
     /* Bytes from the guest; returns how many were taken. Fewer than len: the rest is offered
      * again after machine_console_ready. */
     size_t (*write)(void *opaque, const uint8_t *data, size_t len);
-    /* The guest took input: machine_console_input may be called again. */
+    /* The guest took input: machine_console_input may be called again. Loop's thread. */
     void (*input_ready)(void *opaque);
+    /* The VM has ended: what is offered from now on is the last, and write may wait. Loop's
+     * thread. Optional. */
+    void (*ending)(void *opaque);
 };
 
 enum machine_end {
@@ -48,9 +51,6 @@ enum machine_end machine_run(struct machine *m, struct err *err);
 void machine_power_button(struct machine *m);
 void machine_stop(struct machine *m);
 void machine_reset(struct machine *m);
-/* True once the guest switched ACPI on, and so may act on the power button. */
-bool machine_hears_power_button(const struct machine *m);
-
 /* vCPUs, guest time and back ends stand still between the two; may be nested. Loop's thread. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
@@ -64,6 +64,8 @@ int machine_load(struct machine *m, struct state_reader *r, struct err *err);
 size_t machine_console_input(struct machine *m, const uint8_t *data, size_t len);
 /* The console has room again. */
 void machine_console_ready(struct machine *m);
+/* The terminal's size, for consoles that can tell the guest. */
+void machine_console_resize(struct machine *m, unsigned columns, unsigned rows);
 
 /* The engine in use, and one sentence on why it was taken. */
 const char *machine_engine_name(const struct machine *m, const char **ret_why);
