@@ -106,6 +106,7 @@ uint64_t vt_alloc(struct vt *vt, uint64_t bytes)
     uint64_t at = vt->heap;
     vt->heap += (bytes + 4095) & ~UINT64_C(4095);
     assert_true(vt->heap <= VT_RAM_BYTES);
+    assert_int_equal(mem_fill(vt->mem, GPA(at), 0, vt->heap - at), 0);
     return at;
 }
 

@@ -52,7 +52,7 @@ void vt_plug(struct vt *vt, struct virtio_dev *vd);
 void vt_unplug(struct vt *vt);   /* frees the device */
 void vt_run_loop(struct vt *vt); /* on a thread of its own, until teardown */
 
-uint64_t vt_alloc(struct vt *vt, uint64_t bytes); /* page aligned, zeroed by the slot */
+uint64_t vt_alloc(struct vt *vt, uint64_t bytes); /* page aligned, zeroed */
 uint64_t vt_common(struct vt *vt, unsigned off, unsigned len);
 void vt_common_set(struct vt *vt, unsigned off, unsigned len, uint64_t value);
 
