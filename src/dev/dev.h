@@ -11,7 +11,7 @@
 struct dev;
 
 struct dev_ops {
-    const char *name;       /* section name in the state stream, the chip's or standard's name */
+    const char *name; /* section name in the state stream, the chip's or standard's name */
     uint32_t state_version; /* of what save writes; load gets the stream's version */
     void (*reset)(struct dev *dev);
     void (*save)(struct dev *dev, struct state_writer *w);
