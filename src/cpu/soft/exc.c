@@ -315,10 +315,13 @@ static int deliver_kind(struct scpu *c, enum soft_event kind, const struct soft_
         ev.rflags |= FL_RF;
     }
     if (kind == SOFT_EV_EXCEPTION && x->vector == EXC_DB) {
-        /* B0-B3 tell of this one only; BS, BT and BD add up. */
-        c->dr[6] = (c->dr[6] & ~(uint64_t)DR6_TRAP_BITS) | c->pending_db;
+        /* B0-B3 tell of this one only; BS, BT and BD add up. Nothing pending: DR6 is set
+         * already. */
+        if (c->pending_db != 0) {
+            c->dr[6] = (c->dr[6] & ~(uint64_t)DR6_TRAP_BITS) | c->pending_db;
+            c->pending_db = 0;
+        }
         c->dr[7] &= ~DR7_GD;
-        c->pending_db = 0;
     }
     c->irq_shadow = 0;
     c->halted = false;

@@ -126,11 +126,6 @@ static int write_seg_base(struct scpu *c, const struct msr_row *row, uint32_t ms
 
 /* ---- time ---- */
 
-uint64_t soft_rdtsc(const struct scpu *c)
-{
-    return __builtin_ia32_rdtsc() + (uint64_t)c->tsc_offset;
-}
-
 static int read_tsc(struct scpu *c, const struct msr_row *row, uint32_t msr,
                     uint64_t *ret_value)
 {
