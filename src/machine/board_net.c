@@ -19,7 +19,7 @@ int board_net_new(struct machine *m, const struct machine_net *net, unsigned slo
     if (r < 0) {
         return r;
     }
-    struct virtio_net_cfg cfg = {.mem = m->mem, .backend = backend};
+    struct virtio_net_cfg cfg = {.mem = m->mem, .nb = backend};
     memcpy(cfg.mac, net->mac, sizeof(cfg.mac));
     r = virtio_net_new(&cfg, &vd, err);
     if (r < 0) {
