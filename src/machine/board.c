@@ -11,6 +11,7 @@
 #include "dev/legacy/i8042.h"
 #include "dev/legacy/port92.h"
 #include "dev/legacy/uart16550.h"
+#include "dev/timer/hpet.h"
 #include "dev/timer/i8254.h"
 #include "dev/timer/mc146818.h"
 
@@ -109,16 +110,36 @@ static int make_irqchips(struct machine *m, struct err *err)
 
 /* ---- timers ---- */
 
+static void gsi_set(void *opaque, unsigned gsi, bool level)
+{
+    const struct irq_line line = board_irq(opaque, gsi);
+
+    irq_set(&line, level);
+}
+
 static int make_timers(struct machine *m, struct err *err)
 {
+    struct hpet *hpet;
     struct i8254 *pit;
     struct mc146818 *rtc;
+    const struct hpet_config hpet_cfg = {.mmio = m->mmio,
+                                         .base = BOARD_HPET_BASE,
+                                         .clock = &m->clock,
+                                         .loop = m->loop,
+                                         .set_gsi = gsi_set,
+                                         .opaque = m,
+                                         .msi = board_msi(m)};
+    int r = hpet_new(&hpet, &hpet_cfg, err);
+    if (r < 0) {
+        return r;
+    }
+    board_add_dev(m, hpet_dev(hpet));
     const struct i8254_config pit_cfg = {.pio = m->pio,
                                          .clock = &m->clock,
                                          .loop = m->loop,
                                          .lock = &m->dev_lock,
-                                         .irq = board_irq(m, BOARD_IRQ_PIT)};
-    int r = i8254_new(&pit, &pit_cfg, err);
+                                         .irq = hpet_pit_input(hpet)};
+    r = i8254_new(&pit, &pit_cfg, err);
     if (r < 0) {
         return r;
     }
@@ -127,7 +148,7 @@ static int make_timers(struct machine *m, struct err *err)
                                             .clock = &m->clock,
                                             .loop = m->loop,
                                             .lock = &m->dev_lock,
-                                            .irq = board_irq(m, BOARD_IRQ_RTC)};
+                                            .irq = hpet_rtc_input(hpet)};
     r = mc146818_new(&rtc, &rtc_cfg, err);
     if (r == 0) {
         board_add_dev(m, mc146818_dev(rtc));

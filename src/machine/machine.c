@@ -295,7 +295,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *cfg,
     m->loop = loop;
     m->console = *console;
     m->created_ns = clock_now_ns();
-    m->request_fd = -1;
+    m->request_fd = m->kernel_fd = m->initrd_fd = -1;
     m->devs_tail = &m->devs;
     m->pause_count = 1; /* until machine_run */
     m->paused_tsc = host_tsc();
@@ -327,6 +327,7 @@ void machine_free(struct machine *m)
         return;
     }
     vcpus_free(m);
+    machine_boot_close(m);
     board_free(m);
     if (m->evm != NULL) {
         m->engine->vm_free(m->evm);

@@ -89,7 +89,8 @@ struct machine {
     int request_fd;
     struct loop_watch *request_watch;
 
-    bool started;        /* a state is in the vCPUs: booted or loaded */
+    int kernel_fd, initrd_fd; /* machine_boot.c; -1: not open */
+    bool started;             /* a state is in the vCPUs: booted or loaded */
     uint64_t paused_tsc; /* host TSC when the vCPUs stopped; 0: guest TSC needs no correction */
     uint64_t created_ns, first_run_ns;
     uint64_t init_console_ns; /* atomic */
@@ -139,6 +140,7 @@ int vcpus_correct_tsc(struct machine *m, struct err *err);
 /* ---- machine_boot.c ---- */
 /* Loads kernel, initrd and tables into RAM and gives the first vCPU's state. */
 int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err);
+void machine_boot_close(struct machine *m);
 
 /* ---- machine.c ---- */
 /* Any thread, any lock but m->lock. */

@@ -156,6 +156,11 @@ int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err)
     return 0;
 }
 
+void machine_boot_close(struct machine *m)
+{
+    (void)m;
+}
+
 /* ---- fixture ---- */
 
 struct fix {

@@ -89,13 +89,18 @@ int vcpus_new(struct machine *m, struct err *err)
     return 0;
 }
 
-/* Signals are the loop's business: vCPU threads are born with all of them blocked. */
+/* Signals are the loop's business: vCPU threads are born with all of them blocked, but for
+ * those that an engine raises by what the guest's instructions do. */
 int vcpus_start(struct machine *m, struct err *err)
 {
     sigset_t all, old;
     int r = 0;
 
     sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGFPE);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     for (unsigned i = 0; r == 0 && i < m->cfg->n_cpus; i++) {
         struct vcpu *v = &m->vcpus[i];
