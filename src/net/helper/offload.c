@@ -4,22 +4,24 @@
 #include "base/bytes.h"
 #include "base/ckd.h"
 
-#include <errno.h>
 #include <string.h>
 
-#define ETH_LEN      14
-#define ETH_IPV4     0x0800
-#define ETH_IPV6     0x86dd
-#define IPV6_LEN     40
-#define IP_TCP       6
-#define IP_UDP       17
-#define IP6_FRAGMENT 44
-#define TCP_SYN      0x02
-#define TCP_OPT_END  0
-#define TCP_OPT_NOP  1
-#define TCP_OPT_MSS  2
-#define FRAG_MORE    0x2000
-#define FRAG_DF      0x4000
+#define ETH_LEN         14
+#define ETH_IPV4        0x0800
+#define ETH_IPV6        0x86dd
+#define IPV6_LEN        40
+#define IP_TCP          6
+#define IP_UDP          17
+#define IP6_FRAGMENT    44
+#define TCP_FIN         0x01
+#define TCP_SYN         0x02
+#define TCP_PSH         0x08
+#define TCP_OPT_END     0
+#define TCP_OPT_NOP     1
+#define TCP_OPT_MSS     2
+#define OFFLOAD_MSS_MIN 88 /* bytes; a smaller MSS from the guest is taken as this */
+#define FRAG_MORE       0x2000
+#define FRAG_DF         0x4000
 
 /* Where the parts of an unfragmented TCP or UDP packet lie in its frame; end is one past it. */
 struct l4 {
@@ -105,12 +107,47 @@ static void adjust_sum(uint8_t *sum, uint16_t old, uint16_t new)
     put_be16(sum, (uint16_t)~s);
 }
 
-static void raise_mss(uint8_t *frame, const struct l4 *l4)
+/* Names a connection, from either side; never 0. */
+static uint32_t conn_hash(const uint8_t *frame, const struct l4 *l4, bool from_guest)
 {
-    uint8_t *tcp = frame + l4->start;
+    const uint8_t *ip = frame + ETH_LEN, *tcp = frame + l4->start;
+    const uint8_t *peer =
+        l4->is_ipv6 ? ip + (from_guest ? 24 : 8) : ip + (from_guest ? 16 : 12);
+    uint32_t guest_port = get_be16(tcp + (from_guest ? 0 : 2));
+    uint32_t peer_port = get_be16(tcp + (from_guest ? 2 : 0));
+    uint32_t h = (guest_port << 16 | peer_port) ^ (l4->is_ipv6 ? 0x5bd1e995u : 0);
+    for (unsigned i = 0; i < (l4->is_ipv6 ? 16u : 4u); i += 4) {
+        h = (h ^ get_be32(peer + i)) * 0x9e3779b1u;
+        h ^= h >> 15;
+    }
+    return h != 0 ? h : 1;
+}
+
+static void mss_note(struct offload *o, uint32_t tag, uint16_t mss, uint16_t usual)
+{
+    unsigned slot = tag % OFFLOAD_MSS_SLOTS;
+    if (mss < usual) {
+        o->mss[slot].tag = tag;
+        o->mss[slot].mss = MAX(mss, (uint16_t)OFFLOAD_MSS_MIN);
+    } else if (o->mss[slot].tag == tag) {
+        o->mss[slot].tag = 0;
+    }
+}
+
+static uint16_t mss_find(const struct offload *o, const uint8_t *frame, const struct l4 *l4)
+{
+    uint32_t tag = conn_hash(frame, l4, false);
+    unsigned slot = tag % OFFLOAD_MSS_SLOTS;
+    return o->mss[slot].tag == tag ? o->mss[slot].mss : plain_mss(l4->is_ipv6);
+}
+
+/* The MSS option of a SYN: its offset in the frame, 0 if there is none. */
+static size_t find_mss(const uint8_t *frame, const struct l4 *l4)
+{
+    const uint8_t *tcp = frame + l4->start;
     size_t hlen = (size_t)(tcp[12] >> 4) * 4;
     if ((tcp[13] & TCP_SYN) == 0 || hlen > l4->end - l4->start) {
-        return;
+        return 0;
     }
     for (size_t i = 20; i + 1 < hlen && tcp[i] != TCP_OPT_END;) {
         if (tcp[i] == TCP_OPT_NOP) {
@@ -119,30 +156,39 @@ static void raise_mss(uint8_t *frame, const struct l4 *l4)
         }
         size_t opt_len = tcp[i + 1];
         if (opt_len < 2 || opt_len > hlen - i) {
-            return;
+            return 0;
         }
         if (tcp[i] == TCP_OPT_MSS && opt_len == 4) {
-            uint8_t word[4], *value = tcp + i + 2;
-            if (get_be16(value) != plain_mss(l4->is_ipv6)) {
-                return;
-            }
-            /* An option at an odd offset lies across two words of the sum. */
-            size_t at = (i + 2) & ~(size_t)1, n = (i & 1) == 0 ? 2 : 4;
-            if (at + n > l4->end - l4->start) {
-                return;
-            }
-            memcpy(word, tcp + at, n);
-            put_be16(value, OFFLOAD_MSS);
-            for (size_t k = 0; k < n; k += 2) {
-                adjust_sum(tcp + 16, get_be16(word + k), get_be16(tcp + at + k));
-            }
-            return;
+            return l4->start + i;
         }
         i += opt_len;
     }
+    return 0;
 }
 
-int offload_from_guest(uint8_t *frame, size_t len, const struct net_hdr *hdr, uint32_t rx_caps)
+/* Notes the guest's MSS and tells libslirp the large one in its stead. */
+static void raise_mss(struct offload *o, uint8_t *frame, const struct l4 *l4)
+{
+    uint8_t word[4], *tcp = frame + l4->start;
+    size_t option = find_mss(frame, l4);
+    if (option == 0) {
+        return;
+    }
+    uint8_t *value = frame + option + 2;
+    mss_note(o, conn_hash(frame, l4, true), get_be16(value), plain_mss(l4->is_ipv6));
+    /* A value at an odd offset lies across two words of the sum. The option is in the header,
+     * whose length is even, so both words are. */
+    size_t at = (option + 2 - l4->start) & ~(size_t)1,
+           n = (option - l4->start) % 2 == 0 ? 2 : 4;
+    memcpy(word, tcp + at, n);
+    put_be16(value, OFFLOAD_STACK_MTU - 60);
+    for (size_t k = 0; k < n; k += 2) {
+        adjust_sum(tcp + 16, get_be16(word + k), get_be16(tcp + at + k));
+    }
+}
+
+enum offload_verdict offload_from_guest(struct offload *o, uint8_t *frame, size_t len,
+                                        const struct net_hdr *hdr, uint16_t *ret_segment)
 {
     bool partial = hdr != NULL && (hdr->flags & NET_HDR_NEEDS_CSUM) != 0;
     struct l4 l4;
@@ -150,51 +196,60 @@ int offload_from_guest(uint8_t *frame, size_t len, const struct net_hdr *hdr, ui
     if (partial) {
         size_t at = (size_t)hdr->csum_start + hdr->csum_offset;
         if (!range_fits(at, 2, len)) {
-            return -EBADMSG;
+            return OFFLOAD_DROP;
         }
         /* The field holds the pseudo header's sum, which is part of what is added up. */
         uint32_t sum = sum16(frame + hdr->csum_start, len - hdr->csum_start, 0);
         uint16_t csum = (uint16_t)~sum;
         put_be16(frame + at, csum == 0 ? 0xffff : csum);
     }
-    if (find_l4(frame, len, &l4) && l4.proto == IP_TCP &&
-        (rx_caps & (l4.is_ipv6 ? NET_CAP_RX_TSO6 : NET_CAP_RX_TSO4)) != 0) {
-        raise_mss(frame, &l4);
+    if (!find_l4(frame, len, &l4) || l4.proto != IP_TCP) {
+        return OFFLOAD_SEND;
     }
-    return 0;
+    raise_mss(o, frame, &l4);
+    if (l4.is_ipv6 && l4.end - ETH_LEN > OFFLOAD_STACK_MTU) {
+        *ret_segment = OFFLOAD_STACK_MTU / 2;
+        return OFFLOAD_SEGMENT;
+    }
+    return OFFLOAD_SEND;
 }
 
-enum offload_verdict offload_to_guest(uint8_t *frame, size_t len, uint32_t rx_caps,
+enum offload_verdict offload_to_guest(const struct offload *o, uint8_t *frame, size_t len,
                                       struct net_hdr *ret_hdr)
 {
     struct net_hdr hdr = {0};
     struct l4 l4;
     bool is_large = len > OFFLOAD_MTU + ETH_LEN;
 
+    *ret_hdr = hdr;
     if (!find_l4(frame, len, &l4)) {
-        *ret_hdr = hdr;
         return is_large ? OFFLOAD_FRAGMENT : OFFLOAD_SEND;
     }
-    if (!is_large) {
-        hdr.flags = (rx_caps & NET_CAP_RX_CSUM) != 0 ? NET_HDR_DATA_VALID : 0;
-        *ret_hdr = hdr;
-        return OFFLOAD_SEND;
-    }
+    hdr.flags = (o->rx_caps & NET_CAP_RX_CSUM) != 0 ? NET_HDR_DATA_VALID : 0;
     if (l4.proto == IP_UDP) {
-        *ret_hdr = hdr;
-        return OFFLOAD_FRAGMENT;
+        ret_hdr->flags = is_large ? 0 : hdr.flags;
+        return is_large ? OFFLOAD_FRAGMENT : OFFLOAD_SEND;
     }
     uint32_t need = NET_CAP_RX_CSUM | (l4.is_ipv6 ? NET_CAP_RX_TSO6 : NET_CAP_RX_TSO4);
     size_t hlen = (size_t)(frame[l4.start + 12] >> 4) * 4;
-    if ((rx_caps & need) != need || hlen < 20 || hlen > l4.end - l4.start) {
+    uint16_t mss = mss_find(o, frame, &l4);
+    if (hlen < 20 || hlen > l4.end - l4.start) {
         return OFFLOAD_DROP;
+    }
+    if (l4.end - l4.start - hlen <= mss) {
+        *ret_hdr = hdr;
+        return is_large ? OFFLOAD_DROP : OFFLOAD_SEND;
+    }
+    hdr.gso_size = mss;
+    if ((o->rx_caps & need) != need) {
+        *ret_hdr = hdr;
+        return OFFLOAD_SEGMENT;
     }
     put_be16(frame + l4.start + 16, (uint16_t)pseudo_sum(frame, &l4));
     hdr.flags = NET_HDR_NEEDS_CSUM;
     hdr.csum_start = (uint16_t)l4.start;
     hdr.csum_offset = 16;
     hdr.gso_type = l4.is_ipv6 ? NET_GSO_TCPV6 : NET_GSO_TCPV4;
-    hdr.gso_size = plain_mss(l4.is_ipv6);
     hdr.hdr_len = (uint16_t)(l4.start + hlen);
     *ret_hdr = hdr;
     return OFFLOAD_SEND;
@@ -263,5 +318,44 @@ void offload_fragment(const uint8_t *frame, size_t len, uint32_t id, uint8_t *sc
         fragment_ipv4(frame, len, scratch, emit, opaque);
     } else if (type == ETH_IPV6 && len >= ETH_LEN + IPV6_LEN) {
         fragment_ipv6(frame, len, id, scratch, emit, opaque);
+    }
+}
+
+void offload_segment(const uint8_t *frame, size_t len, uint16_t payload, uint8_t *scratch,
+                     size_t scratch_len, offload_emit_fn *emit, void *opaque)
+{
+    struct l4 l4;
+    if (!find_l4(frame, len, &l4) || l4.proto != IP_TCP) {
+        return;
+    }
+    size_t hlen = (size_t)(frame[l4.start + 12] >> 4) * 4;
+    size_t head = l4.start + hlen, step = payload;
+    if (hlen < 20 || head > l4.end || head >= scratch_len) {
+        return;
+    }
+    step = MIN(step, scratch_len - head);
+    size_t body = l4.end - head;
+    uint32_t seq = get_be32(frame + l4.start + 4);
+    uint8_t *ip = scratch + ETH_LEN, *tcp = scratch + l4.start;
+    for (size_t off = 0; step > 0 && off < body; off += step) {
+        size_t n = MIN(step, body - off);
+        struct l4 piece = {l4.is_ipv6, IP_TCP, l4.start, head + n};
+        memcpy(scratch, frame, head);
+        memcpy(scratch + head, frame + head + off, n);
+        put_be32(tcp + 4, seq + (uint32_t)off);
+        if (off + n < body) {
+            tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
+        }
+        if (l4.is_ipv6) {
+            put_be16(ip + 4, (uint16_t)(hlen + n));
+        } else {
+            put_be16(ip + 2, (uint16_t)(head - ETH_LEN + n));
+            put_be16(ip + 4, (uint16_t)(get_be16(ip + 4) + off / step));
+            put_be16(ip + 10, 0);
+            put_be16(ip + 10, (uint16_t)~sum16(ip, l4.start - ETH_LEN, 0));
+        }
+        put_be16(tcp + 16, 0);
+        put_be16(tcp + 16, (uint16_t)~sum16(tcp, hlen + n, pseudo_sum(scratch, &piece)));
+        emit(opaque, scratch, head + n);
     }
 }

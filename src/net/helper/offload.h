@@ -1,11 +1,15 @@
 /*
  * Offloads between the guest's network driver and libslirp, which knows none: finishes
- * checksums of the guest's frames, lets libslirp send TCP segments larger than the guest's MTU
- * and describes them to the guest as one TSO packet, cuts other large IP packets into
- * fragments.
+ * checksums of the guest's frames, lets libslirp send TCP segments larger than the guest's MTU,
+ * and gives those to the guest as one TSO packet, or cut up if its driver takes none; cuts
+ * other large IP packets into fragments.
+ *
+ * Large segments because libslirp's work is per segment and a guest's is per packet. libslirp
+ * ignores the MSS of connections that the guest opens, so the sizes that guests ask for below
+ * the usual one are remembered here, by a hash of the connection.
  *
  * RFC 791 (fragments), RFC 1071 and 1624 (checksums), RFC 8200, RFC 9293 (MSS option),
- * virtio 1.2, 5.1.6. Pure functions over private copies; the bytes are the guest's or the
+ * virtio 1.2, 5.1.6. No system calls; works on private copies; the bytes are the guest's or the
  * network's: nothing in them is trusted.
  */
 #pragma once
@@ -13,28 +17,44 @@
 #include "net/net.h"
 
 /*
- * The largest segment that a TCP connection may carry to a guest that takes TSO packets;
- * replaces the guest's own MSS if that is the one of a 1500 byte MTU, so that libslirp, whose
- * work is per segment, and the guest, whose work is per packet, do both less. Less than half of
- * the 64 KiB window, so that the sender need not wait for each one's acknowledgement.
+ * Bytes of the largest IP packet that libslirp is to make, and takes over IPv6. Half of TCP's
+ * 64 KiB window, so that the sender need not wait for each segment's acknowledgement.
  */
-#define OFFLOAD_MSS      31744
-#define OFFLOAD_MTU      1500
-#define OFFLOAD_FRAG_MAX 48 /* fragments of a 64 KiB packet at most */
+#define OFFLOAD_STACK_MTU 32768
+#define OFFLOAD_MTU       1500 /* the guest's */
+#define OFFLOAD_FRAG_MAX  48   /* fragments of a 64 KiB packet at most */
+#define OFFLOAD_MSS_SLOTS 1024
 
-/* A frame from the guest, to be given to libslirp. -EBADMSG: drop it. */
-int offload_from_guest(uint8_t *frame, size_t len, const struct net_hdr *hdr, uint32_t rx_caps);
+struct offload {
+    uint32_t rx_caps; /* NET_CAP_RX_*: what the guest's driver accepts */
+    struct {
+        uint32_t tag; /* hash of the connection; 0: free */
+        uint16_t mss;
+    } mss[OFFLOAD_MSS_SLOTS]; /* connections with a smaller MSS than usual */
+};
 
-enum offload_verdict { OFFLOAD_SEND, OFFLOAD_FRAGMENT, OFFLOAD_DROP };
+enum offload_verdict {
+    OFFLOAD_SEND,     /* as it is, with *ret_hdr */
+    OFFLOAD_FRAGMENT, /* through offload_fragment */
+    OFFLOAD_SEGMENT,  /* through offload_segment, ret_hdr->gso_size bytes each */
+    OFFLOAD_DROP,
+};
+
+/* A frame from the guest, before libslirp gets it: SEND, SEGMENT or DROP. */
+enum offload_verdict offload_from_guest(struct offload *o, uint8_t *frame, size_t len,
+                                        const struct net_hdr *hdr, uint16_t *ret_segment);
 /* A frame from libslirp: fills *ret_hdr (and changes the TCP checksum when it says so). */
-enum offload_verdict offload_to_guest(uint8_t *frame, size_t len, uint32_t rx_caps,
+enum offload_verdict offload_to_guest(const struct offload *o, uint8_t *frame, size_t len,
                                       struct net_hdr *ret_hdr);
 
 /*
- * Cuts an IP packet in its frame into fragments of at most OFFLOAD_MTU. emit gets each one; it
- * is made in a buffer of this function's caller-owned scratch of OFFLOAD_MTU + 14 bytes. id
- * tells IPv6 packets apart. Nothing is emitted when the frame is not a whole IP packet.
+ * The pieces are made in scratch and given to emit one by one. Nothing is emitted when the
+ * frame is not a whole packet of the kind. Fragments are of at most OFFLOAD_MTU bytes and
+ * scratch of OFFLOAD_MTU + 14; id tells IPv6 packets apart. Segments carry at most payload
+ * bytes, less if scratch is smaller than that and the headers.
  */
-typedef void offload_emit_fn(void *opaque, const uint8_t *frame, size_t len);
+typedef void offload_emit_fn(void *opaque, uint8_t *frame, size_t len);
 void offload_fragment(const uint8_t *frame, size_t len, uint32_t id, uint8_t *scratch,
                       offload_emit_fn *emit, void *opaque);
+void offload_segment(const uint8_t *frame, size_t len, uint16_t payload, uint8_t *scratch,
+                     size_t scratch_len, offload_emit_fn *emit, void *opaque);

@@ -47,7 +47,7 @@ size_t fuzz_seed(unsigned index, uint8_t *buf, size_t size)
                            (index & 1) != 0 ? 3000 : 40);
 }
 
-static void count(void *opaque, const uint8_t *frame, size_t len)
+static void count(void *opaque, uint8_t *frame, size_t len)
 {
     unsigned *n = opaque;
     if (len > OFFLOAD_MTU + 14 || len < 34 || ++*n > OFFLOAD_FRAG_MAX || frame[12] > 0x86) {
@@ -55,31 +55,48 @@ static void count(void *opaque, const uint8_t *frame, size_t len)
     }
 }
 
+static void ignore(void *opaque, uint8_t *frame, size_t len)
+{
+    (void)opaque;
+    if (len > OFFLOAD_MTU + 14 || len < 54 || frame[12] > 0x86) {
+        abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t scratch[OFFLOAD_MTU + 14];
+    static struct offload o;
     unsigned n = 0;
+    uint16_t payload = 1000;
     if (size < HEAD || size - HEAD > NET_FRAME_MAX) {
         return 0;
     }
     struct net_hdr hdr = {.flags = data[0] & 1,
                           .csum_start = get_le16(data + 2),
                           .csum_offset = get_le16(data + 4)};
-    uint32_t caps = get_le32(data + 8);
+    o.rx_caps = get_le32(data + 8);
     size_t len = size - HEAD;
     uint8_t *frame = malloc(len > 0 ? len : 1);
     if (frame == NULL) {
         return 0;
     }
     memcpy(frame, data + HEAD, len);
-    offload_from_guest(frame, len, &hdr, caps);
+    offload_from_guest(&o, frame, len, &hdr, &payload);
+    offload_segment(frame, len, payload, scratch, sizeof(scratch), ignore, NULL);
     memcpy(frame, data + HEAD, len);
-    switch (offload_to_guest(frame, len, caps, &hdr)) {
+    switch (offload_to_guest(&o, frame, len, &hdr)) {
     case OFFLOAD_SEND:
         if ((hdr.flags & NET_HDR_NEEDS_CSUM) != 0 &&
             ((size_t)hdr.csum_start + hdr.csum_offset + 2 > len || hdr.hdr_len > len)) {
             abort();
         }
+        break;
+    case OFFLOAD_SEGMENT:
+        if (hdr.gso_size == 0) {
+            abort();
+        }
+        offload_segment(frame, len, hdr.gso_size, scratch, sizeof(scratch), ignore, NULL);
         break;
     case OFFLOAD_FRAGMENT:
     case OFFLOAD_DROP: break;

@@ -47,7 +47,8 @@ int stat(const char *path, struct stat *st);
 int stat64(const char *path, struct stat64 *st);
 FILE *fopen(const char *path, const char *mode);
 FILE *fopen64(const char *path, const char *mode);
-void g_log(const char *domain, int level, const char *fmt, ...);
+void g_log(const char *domain, int level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 static int resolv_stat(const char *path, long *ret_size, long *ret_mtime)
 {

@@ -210,6 +210,11 @@ static void set_limit(int what, rlim_t value)
 
 static void drop_privileges(void)
 {
+    /* First, while we may: this one needs a capability. */
+    for (unsigned long cap = 0; cap < 64; cap++) {
+        prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+    }
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     if (geteuid() == 0) {
         /* Where nobody is not mapped (a user namespace) we stay what little we are. */
         if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
@@ -217,10 +222,6 @@ static void drop_privileges(void)
             errno = 0;
         }
     }
-    for (unsigned long cap = 0; cap < 64; cap++) {
-        prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-    }
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3];
     memset(none, 0, sizeof(none));

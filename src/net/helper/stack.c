@@ -32,8 +32,7 @@
 #define OUT_BATCH  64
 #define OUT_BYTES  (512 * KIB)
 #define OUT_FRAMES 1024
-#define FD_RESERVE 16    /* descriptors that forwarded ports may not use up */
-#define IF_MTU     65521 /* the largest that libslirp takes */
+#define FD_RESERVE 16 /* descriptors that forwarded ports may not use up */
 #define N_TIMERS   8
 
 struct stack_timer {
@@ -49,7 +48,7 @@ struct out_frame {
 struct stack {
     Slirp *slirp;
     int vm_fd, resolv_fd;
-    uint32_t rx_caps; /* what the guest's driver accepts */
+    struct offload offload;
     uint32_t frag_id;
     bool ended; /* the VMM closed its end */
 
@@ -64,9 +63,10 @@ struct stack {
     uint32_t out_used;        /* bytes of out */
     uint64_t dropped;
 
-    uint8_t scratch[OFFLOAD_MTU + 14];
-    uint8_t *in;  /* IN_BATCH of WIRE_MSG_MAX bytes */
-    uint8_t *out; /* OUT_BYTES */
+    uint8_t scratch[OFFLOAD_MTU + 14];          /* a piece of a packet to the guest */
+    uint8_t in_scratch[OFFLOAD_STACK_MTU + 14]; /* and of one from it */
+    uint8_t *in;                                /* IN_BATCH of WIRE_MSG_MAX bytes */
+    uint8_t *out;                               /* OUT_BYTES */
     struct log_limit guest_limit;
 };
 
@@ -147,7 +147,21 @@ static void out_commit(struct stack *s, size_t len, const struct net_hdr *hdr)
     s->out_used += (uint32_t)align_up(total, 8);
 }
 
-static void emit_fragment(void *opaque, const uint8_t *frame, size_t len)
+/* A piece of a packet for the guest; its checksums are right. */
+static void emit_to_guest(void *opaque, uint8_t *frame, size_t len)
+{
+    struct stack *s = opaque;
+    const struct net_hdr hdr = {
+        .flags = (s->offload.rx_caps & NET_CAP_RX_CSUM) != 0 ? NET_HDR_DATA_VALID : 0};
+    uint8_t *p = out_reserve(s, len);
+    if (p != NULL) {
+        memcpy(p, frame, len);
+        out_commit(s, len, &hdr);
+    }
+}
+
+/* A fragment: whether the whole is right shows only when it is put together. */
+static void emit_fragment(void *opaque, uint8_t *frame, size_t len)
 {
     struct stack *s = opaque;
     uint8_t *p = out_reserve(s, len);
@@ -166,10 +180,14 @@ static ssize_t cb_send_packet(const void *buf, size_t len, void *opaque)
         return (ssize_t)len;
     }
     memcpy(p, buf, len);
-    switch (offload_to_guest(p, len, s->rx_caps, &hdr)) {
+    /* Pieces are made of buf and may overwrite the copy at p, which was not committed. */
+    switch (offload_to_guest(&s->offload, p, len, &hdr)) {
     case OFFLOAD_SEND: out_commit(s, len, &hdr); break;
     case OFFLOAD_FRAGMENT:
         offload_fragment(buf, len, ++s->frag_id, s->scratch, emit_fragment, s);
+        break;
+    case OFFLOAD_SEGMENT:
+        offload_segment(buf, len, hdr.gso_size, s->scratch, OFFLOAD_MTU + 14, emit_to_guest, s);
         break;
     case OFFLOAD_DROP: s->dropped++; break;
     }
@@ -278,11 +296,18 @@ static int cb_get_revents(int index, void *opaque)
     return events;
 }
 
+static void emit_to_slirp(void *opaque, uint8_t *frame, size_t len)
+{
+    struct stack *s = opaque;
+    slirp_input(s->slirp, frame, (int)len);
+}
+
 static void handle_message(struct stack *s, uint8_t *msg, size_t len)
 {
     enum wire_kind kind;
     struct net_hdr hdr;
     bool has_hdr;
+    uint16_t payload;
 
     if (wire_check(msg, len, &kind, &hdr, &has_hdr) < 0) {
         cb_guest_error("malformed message", s);
@@ -291,11 +316,20 @@ static void handle_message(struct stack *s, uint8_t *msg, size_t len)
     uint8_t *body = msg + sizeof(struct wire_hdr);
     size_t body_len = len - sizeof(struct wire_hdr);
     if (kind == WIRE_OFFLOADS) {
-        memcpy(&s->rx_caps, body, sizeof(s->rx_caps));
-    } else if (kind == WIRE_FRAME) {
-        if (offload_from_guest(body, body_len, has_hdr ? &hdr : NULL, s->rx_caps) == 0) {
-            slirp_input(s->slirp, body, (int)body_len);
-        }
+        memcpy(&s->offload.rx_caps, body, sizeof(s->offload.rx_caps));
+        return;
+    }
+    if (kind != WIRE_FRAME) {
+        return;
+    }
+    switch (offload_from_guest(&s->offload, body, body_len, has_hdr ? &hdr : NULL, &payload)) {
+    case OFFLOAD_SEND: emit_to_slirp(s, body, body_len); break;
+    case OFFLOAD_SEGMENT:
+        offload_segment(body, body_len, payload, s->in_scratch, sizeof(s->in_scratch),
+                        emit_to_slirp, s);
+        break;
+    case OFFLOAD_FRAGMENT:
+    case OFFLOAD_DROP: s->dropped++; break;
     }
 }
 
@@ -422,8 +456,8 @@ int stack_new(struct stack **ret_stack, const struct stack_params *params, struc
         .vnameserver = {htonl(0x0a000203)},
         .in6_enabled = true,
         .vprefix_len = 64,
-        .if_mtu = IF_MTU,
-        .if_mru = IF_MTU,
+        .if_mtu = OFFLOAD_STACK_MTU,
+        .if_mru = OFFLOAD_STACK_MTU,
     };
     struct stack *s = calloc(1, sizeof(*s));
     if (s == NULL) {
