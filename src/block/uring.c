@@ -124,6 +124,8 @@ void uring_submit(struct uring *ring, struct block_req *req)
 {
     SCOPED_LOCK(&ring->lock);
     fill(next_sqe(ring), req);
+    /* The kernel orders submission before completion; race checkers see it by this pair. */
+    __atomic_store_n(&req->priv[RAW_PRIV_DONE], 0, __ATOMIC_RELEASE);
     commit_sqe(ring);
 }
 
@@ -137,6 +139,7 @@ void uring_kick(struct uring *ring)
 
 static void complete(struct uring *ring, struct block_req *req, int res)
 {
+    (void)__atomic_load_n(&req->priv[RAW_PRIV_DONE], __ATOMIC_ACQUIRE);
     bool rw = req->op == BLOCK_READ || req->op == BLOCK_WRITE;
     if (rw && res > 0 && (uint64_t)res < req->len_bytes) {
         req->priv[RAW_PRIV_DONE] = (uint64_t)res;

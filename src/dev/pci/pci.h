@@ -183,7 +183,7 @@ struct pci_root_cfg {
 };
 
 int pci_root_new(const struct pci_root_cfg *cfg, struct pci_root **ret_root, struct err *err);
-/* Unmaps everything; the functions belong to the machine's device list, and are still there. */
+/* Unmaps everything. The functions are freed before, or are quiet and still there. */
 void pci_root_free(struct pci_root *root);
 /* The host bridge as a device, for the machine's list (saved and reset like any other). */
 struct dev *pci_root_dev(struct pci_root *root);

@@ -559,7 +559,9 @@ static void unplug(struct pci_root *root, struct pci_dev *pd)
     }
     pthread_mutex_lock(&root->lock);
     root->fn[pd->devfn] = NULL;
+    pthread_mutex_lock(&pd->msix.lock);
     pd->root = NULL;
+    pthread_mutex_unlock(&pd->msix.lock);
     pthread_mutex_unlock(&root->lock);
     pthread_mutex_unlock(&root->map_lock);
     /* Something that this function was in the way of may fit now. */

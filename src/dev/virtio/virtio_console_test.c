@@ -52,8 +52,7 @@ static void sink_rx_room(void *opaque, unsigned port)
 {
     struct sink *s = opaque;
     (void)port;
-    SCOPED_LOCK(&s->lock);
-    s->rx_room++;
+    __atomic_fetch_add(&s->rx_room, 1, __ATOMIC_SEQ_CST);
 }
 
 static struct virtio_dev *make_console(struct fixture *f, unsigned ports)

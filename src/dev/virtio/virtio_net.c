@@ -265,7 +265,9 @@ static int receive(struct virtio_net *net, const struct net_hdr *hdr, const stru
     }
     for (unsigned i = 0; i < count; i++) {
         size_t have = (size_t)MIN(bytes, (uint64_t)sizeof(dest));
-        memcpy(dest + have, iov[i].iov_base, MIN(iov[i].iov_len, sizeof(dest) - have));
+        if (have < sizeof(dest) && iov[i].iov_len != 0) {
+            memcpy(dest + have, iov[i].iov_base, MIN(iov[i].iov_len, sizeof(dest) - have));
+        }
         bytes += iov[i].iov_len;
     }
     if (bytes < ETH_HEADER || bytes > NET_FRAME_MAX ||

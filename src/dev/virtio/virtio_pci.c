@@ -469,6 +469,7 @@ static void dev_resume(struct dev *dev)
 static void dev_free(struct dev *dev)
 {
     struct virtio_pci *vp = of_dev(dev);
+    virtio_pause(vp->vd); /* from here on nobody raises interrupts */
     if (vp->pd.root != NULL) {
         pci_root_remove(vp->pd.root, &vp->pd);
     }
