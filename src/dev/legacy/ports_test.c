@@ -1,9 +1,12 @@
-/* Tests of the one-register devices: exit port, debug console, diagnostic port, port 92h. */
+/* Tests of the small devices: exit port, debug console, diagnostic port, port 92h, pvpanic, and
+ * the test device. */
 #include "base/ckd.h"
 #include "base/test.h"
 #include "dev/dev_test.h"
 #include "dev/legacy/debug_exit.h"
+#include "dev/legacy/pc_testdev.h"
 #include "dev/legacy/port92.h"
+#include "dev/legacy/pvpanic.h"
 
 struct world {
     struct fixture fx;
@@ -180,13 +183,83 @@ static void test_port92(void **state)
     fx_done(&w.fx);
 }
 
+static void on_panic(void *opaque, unsigned event)
+{
+    struct world *w = opaque;
+
+    w->status = (int)event;
+}
+
+static void test_pvpanic(void **state)
+{
+    struct world w = {0};
+    struct pvpanic *p;
+
+    (void)state;
+    fx_init(&w.fx);
+    assert_int_equal(
+        pvpanic_new(&p,
+                    &(struct pvpanic_config){
+                        .pio = w.fx.pio, .lock = &w.fx.lock, .event = on_panic, .opaque = &w},
+                    NULL),
+        0);
+    assert_int_equal(fx_in(&w.fx, 0x505), 3);
+    fx_out(&w.fx, 0x505, 0x80);
+    assert_int_equal(w.status, 0);
+    fx_out(&w.fx, 0x505, 2);
+    assert_int_equal(w.status, PVPANIC_CRASH_LOADED);
+    fx_out(&w.fx, 0x505, 3);
+    assert_int_equal(w.status, PVPANIC_PANICKED);
+    assert_true(fx_copy(pvpanic_dev(p), pvpanic_dev(p)));
+    pvpanic_dev(p)->ops->free(pvpanic_dev(p));
+    fx_done(&w.fx);
+}
+
+static void set_gsi(void *opaque, unsigned gsi, bool level)
+{
+    fx_line_set(opaque, gsi, level);
+}
+
+static void test_pc_testdev(void **state)
+{
+    struct world w = {0};
+    struct pc_testdev *td;
+
+    (void)state;
+    fx_init(&w.fx);
+    assert_int_equal(pc_testdev_new(&td,
+                                    &(struct pc_testdev_config){.pio = w.fx.pio,
+                                                                .mmio = w.fx.mmio,
+                                                                .lock = &w.fx.lock,
+                                                                .set_gsi = set_gsi,
+                                                                .opaque = &w.fx},
+                                    NULL),
+                     0);
+    bus_write(w.fx.pio, 0xe0, 4, 0x12345678);
+    assert_int_equal(bus_read(w.fx.pio, 0xe0, 2), 0x5678);
+    assert_int_equal(fx_in(&w.fx, 0xe3), 0x12);
+    fx_out(&w.fx, 0xe8, 0xaa);
+    assert_int_equal(bus_read(w.fx.pio, 0xe0, 4), 0x123456aa);
+    bus_write(w.fx.pio, 0xe4, 4, 0x1000);
+    fx_out(&w.fx, 0x2000 + 14, 1);
+    assert_true(w.fx.level[14]);
+    fx_out(&w.fx, 0x2000 + 14, 0);
+    assert_false(w.fx.level[14]);
+    bus_write(w.fx.mmio, PC_TESTDEV_WINDOW + 0xfff8, 8, UINT64_C(0x1122334455667788));
+    assert_int_equal(bus_read(w.fx.mmio, PC_TESTDEV_WINDOW + 0xfffa, 4), 0x33445566);
+    assert_true(fx_copy(pc_testdev_dev(td), pc_testdev_dev(td)));
+    pc_testdev_dev(td)->ops->reset(pc_testdev_dev(td));
+    assert_int_equal(bus_read(w.fx.mmio, PC_TESTDEV_WINDOW + 0xfffa, 4), 0);
+    pc_testdev_dev(td)->ops->free(pc_testdev_dev(td));
+    fx_done(&w.fx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_debug_exit),
-        cmocka_unit_test(test_debugcon),
-        cmocka_unit_test(test_post_port),
-        cmocka_unit_test(test_port92),
+        cmocka_unit_test(test_debug_exit), cmocka_unit_test(test_debugcon),
+        cmocka_unit_test(test_post_port),  cmocka_unit_test(test_port92),
+        cmocka_unit_test(test_pvpanic),    cmocka_unit_test(test_pc_testdev),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
