@@ -231,6 +231,10 @@ int boot_load(const struct boot_request *req, struct boot_result *ret, struct er
                    "kernel %s: a Linux kernel takes one initrd and no further modules",
                    ctx.kernel.name);
     }
+    if (req->cmdline == NULL && req->linux_cmdline != NULL && kind != BOOT_PVH &&
+        kind != BOOT_MULTIBOOT) {
+        ctx.cmdline = req->linux_cmdline;
+    }
     vcpu_state_reset(&ret->cpu, true);
     set_mtrrs(req, &ret->cpu);
     ret->kind = kind;

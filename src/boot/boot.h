@@ -54,7 +54,9 @@ struct boot_request {
     struct boot_source initrd;         /* multiboot and PVH: the first module */
     const struct boot_source *modules; /* further ones: multiboot and PVH only */
     unsigned n_modules;
-    const char *cmdline; /* NULL: empty */
+    const char *cmdline; /* NULL: none given */
+    /* For a Linux kernel (all but PVH and MULTIBOOT) when none is given; NULL: empty. */
+    const char *linux_cmdline;
     uint64_t rsdp;       /* of the ACPI tables; 0: none */
     enum boot_kind kind; /* AUTO, or insist on one */
     /* Program that unpacks; NULL: viv-unpack beside this program, then the libexec folder. */

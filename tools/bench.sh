@@ -1,0 +1,5 @@
+#!/bin/sh
+# Runs the benchmarks of a build folder and prints their figures: bench.sh DIR
+set -eu
+cd "$(dirname "$0")/.."
+exec meson test -C "$1" --no-rebuild --benchmark --verbose --num-processes 1
