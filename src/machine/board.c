@@ -8,8 +8,10 @@
 #include "base/cleanup.h"
 #include "dev/acpi/pm.h"
 #include "dev/legacy/debug_exit.h"
+#include "dev/legacy/fw_cfg.h"
 #include "dev/legacy/i8042.h"
 #include "dev/legacy/port92.h"
+#include "dev/legacy/pvpanic.h"
 #include "dev/legacy/uart16550.h"
 #include "dev/timer/hpet.h"
 #include "dev/timer/i8254.h"
@@ -215,6 +217,39 @@ static int make_power(struct machine *m, struct err *err)
     return r;
 }
 
+static void on_panic(void *opaque, unsigned event)
+{
+    if (event == PVPANIC_PANICKED) {
+        machine_request_end(opaque, MACHINE_END_CRASH, "the guest panicked");
+    }
+}
+
+/* What guests ask about themselves: its panic, and numbers for firmware and test suites. */
+static int make_paravirtual(struct machine *m, struct err *err)
+{
+    struct pvpanic *panic;
+    struct fw_cfg *fw;
+    const struct pvpanic_config panic_cfg = {.pio = m->pio,
+                                             .port = BOARD_PORT_PANIC,
+                                             .lock = &m->dev_lock,
+                                             .event = on_panic,
+                                             .opaque = m};
+    int r = pvpanic_new(&panic, &panic_cfg, err);
+    if (r < 0) {
+        return r;
+    }
+    board_add_dev(m, pvpanic_dev(panic));
+    const struct fw_cfg_config fw_cfg = {.pio = m->pio, .mem = m->mem, .lock = &m->dev_lock};
+    r = fw_cfg_new(&fw, &fw_cfg, err);
+    if (r < 0) {
+        return r;
+    }
+    board_add_dev(m, fw_cfg_dev(fw));
+    r = fw_cfg_add_u64(fw, FW_CFG_RAM_SIZE, m->cfg->memory_bytes, err);
+    r = r < 0 ? r : fw_cfg_add_u16(fw, FW_CFG_NB_CPUS, (uint16_t)m->cfg->n_cpus, err);
+    return r < 0 ? r : fw_cfg_add_u16(fw, FW_CFG_MAX_CPUS, (uint16_t)m->cfg->n_cpus, err);
+}
+
 static int make_test_ports(struct machine *m, struct err *err)
 {
     struct debug_exit *exit_port;
@@ -286,6 +321,7 @@ int board_new(struct machine *m, struct err *err)
 
     r = r < 0 ? r : make_timers(m, err);
     r = r < 0 ? r : make_power(m, err);
+    r = r < 0 ? r : make_paravirtual(m, err);
     r = r < 0 ? r : make_test_ports(m, err);
     r = r < 0 ? r : make_uart(m, err);
     return r < 0 ? r : board_pci_new(m, err);

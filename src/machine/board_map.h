@@ -30,14 +30,14 @@
 #define BOARD_PCI_IO_SIZE 0x3000u
 
 /* Ports. */
-#define BOARD_PORT_POST  0x80u
-#define BOARD_PORT_DEBUG 0xe9u  /* bytes to the log at debug level; reads E9h */
-#define BOARD_PORT_EXIT  0xf4u  /* debug exit */
-#define BOARD_PORT_PANIC 0x505u /* pvpanic */
-#define BOARD_PORT_PM    0x600u /* ACPI power management block */
-#define BOARD_PORT_GPE   0x620u
-#define BOARD_S5_TYP     5u /* SLP_TYP of soft-off, for the PM block and the DSDT */
-#define BOARD_PORT_COM1  0x3f8u
+#define BOARD_PORT_POST   0x80u
+#define BOARD_PORT_DEBUG  0xe9u  /* bytes to the log at debug level; reads E9h */
+#define BOARD_PORT_EXIT   0xf4u  /* debug exit */
+#define BOARD_PORT_PANIC  0x505u /* pvpanic */
+#define BOARD_PORT_PM     0x600u /* ACPI power management block */
+#define BOARD_PORT_FW_CFG 0x510u
+#define BOARD_S5_TYP      5u /* SLP_TYP of soft-off, for the PM block and the DSDT */
+#define BOARD_PORT_COM1   0x3f8u
 
 /* Global system interrupts. 0-15 are the ISA lines, 16-19 PCI INTA-INTD of the root. */
 #define BOARD_IRQ_PIT     0

@@ -7,7 +7,10 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "boot/acpi/acpi.h"
 #include "boot/boot.h"
+#include "dev/acpi/pm.h"
+#include "dev/timer/hpet.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -58,6 +61,42 @@ static int mark_board(struct boot_map *map, struct err *err)
     return 0;
 }
 
+static int make_tables(struct machine *m, struct boot_map *map, uint64_t *ret_rsdp,
+                       struct err *err)
+{
+    struct acpi_config cfg;
+    struct acpi_tables tables;
+
+    acpi_config_default(&cfg);
+    cfg.n_cpus = m->cfg->n_cpus;
+    cfg.lapic_base = BOARD_LAPIC_BASE;
+    cfg.ioapic_base = BOARD_IOAPIC_BASE;
+    cfg.ioapic_id = BOARD_IOAPIC_ID;
+    cfg.hpet_base = BOARD_HPET_BASE;
+    cfg.hpet_id = HPET_BLOCK_ID;
+    cfg.ecam_base = BOARD_ECAM_BASE;
+    cfg.pci32 = (struct acpi_window){m->map.pci32.base, m->map.pci32.size};
+    cfg.pci64 = (struct acpi_window){m->map.pci64.base, m->map.pci64.size};
+    cfg.intx_gsi = BOARD_GSI_INTX(0);
+    cfg.sci_irq = BOARD_IRQ_SCI;
+    cfg.pm1_event = BOARD_PORT_PM + ACPI_PM_EVT;
+    cfg.pm1_control = BOARD_PORT_PM + ACPI_PM_CNT;
+    cfg.pm_timer = BOARD_PORT_PM + ACPI_PM_TMR;
+    cfg.gpe0 = BOARD_PORT_PM + ACPI_PM_GPE0;
+    cfg.smi_command = ACPI_PM_SMI_CMD;
+    cfg.acpi_enable = ACPI_PM_CMD_ENABLE;
+    cfg.acpi_disable = ACPI_PM_CMD_DISABLE;
+    cfg.s5_type = BOARD_S5_TYP;
+    cfg.com1 = BOARD_PORT_COM1;
+    cfg.pvpanic_port = BOARD_PORT_PANIC;
+    cfg.fw_cfg_port = BOARD_PORT_FW_CFG;
+    int r = acpi_build(&cfg, m->mem, map, &tables, err);
+    if (r == 0) {
+        *ret_rsdp = tables.rsdp;
+    }
+    return r;
+}
+
 /* The kernel's kind is known only after loading, so Linux's default is tried on all: a command
  * line that the user did not give is dropped again for a kernel that is not Linux. */
 static int load(struct machine *m, struct boot_request *req, struct boot_result *result,
@@ -79,6 +118,7 @@ int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err)
     _cleanup_free_ struct boot_result *result = calloc(1, sizeof(*result));
     static const uint8_t irq_of_pin[4] = {BOARD_GSI_INTX(0), BOARD_GSI_INTX(1),
                                           BOARD_GSI_INTX(2), BOARD_GSI_INTX(3)};
+    uint64_t rsdp = 0;
 
     if (map == NULL || result == NULL) {
         return ERR(err, NO_MEMORY, ENOMEM, "no memory to load a kernel");
@@ -88,6 +128,7 @@ int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err)
     r = r < 0 ? r : pci_root_assign(m->board.pci, irq_of_pin, err);
     r = r < 0 ? r : boot_map_from_mem(map, m->mem, err);
     r = r < 0 ? r : mark_board(map, err);
+    r = r < 0 ? r : make_tables(m, map, &rsdp, err);
     if (r < 0) {
         return r;
     }
@@ -96,6 +137,7 @@ int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err)
         .map = map,
         .kernel = {.fd = m->kernel_fd, .name = m->cfg->kernel},
         .initrd = {.fd = m->initrd_fd, .name = m->cfg->initrd},
+        .rsdp = rsdp,
         .phys_bits = m->model.phys_bits,
         .hole_base = BOARD_LOW_RAM_MAX,
     };
