@@ -17,7 +17,7 @@
 
 static uint32_t mode_of(const struct scpu *c)
 {
-    uint32_t m = 0;
+    uint32_t m = c->vm->model->is_amd ? MODE_AMD : 0;
     bool lma = (c->efer & EFER_LMA) != 0;
     const uint16_t cs = c->seg[X86_CS].attr;
     m |= c->cpl == 3 ? MODE_CPL3 : 0;
@@ -80,6 +80,11 @@ bool soft_canonical(const struct scpu *c, uint64_t va)
 {
     unsigned shift = (c->cr4 & CR4_LA57) ? 64 - 57 : 64 - 48;
     return (uint64_t)((int64_t)(va << shift) >> shift) == va;
+}
+
+uint64_t soft_rdtsc(const struct scpu *c)
+{
+    return __builtin_ia32_rdtsc() + (uint64_t)c->tsc_offset;
 }
 
 /* ---- the run loop ---- */
@@ -236,6 +241,10 @@ static void run_block(struct scpu *c)
     if (b == NULL) {
         return;
     }
+    /* RF lasts for one instruction, but what IRET loads is for the one after it. */
+    uint64_t rf = c->sysflags & FL_RF;
+    c->sysflags &= ~FL_RF;
+    c->step_rule = STEP_TF_BEFORE;
     c->irq_shadow = 0;
     c->icount += b->n_insns;
     c->blk = b;
@@ -245,13 +254,16 @@ static void run_block(struct scpu *c)
     c->blk = NULL;
     c->code_hit = false;
     if (c->stop_result == INSN_EXC) {
+        c->sysflags |= rf;
         c->irq_shadow = shadow & 2 ? 0 : c->irq_shadow;
         return;
     }
-    if (c->stop_result != INSN_REPEAT && (c->sysflags & FL_RF) && step) {
-        c->sysflags &= ~FL_RF;
+    if (c->stop_result == INSN_REPEAT) {
+        c->sysflags |= rf;
+        return;
     }
-    if (tf && c->stop_result != INSN_REPEAT) {
+    if (c->step_rule == STEP_TF_AFTER ? (c->sysflags & FL_TF) != 0
+                                      : tf && c->step_rule == STEP_TF_BEFORE) {
         c->pending_db |= DR6_BS;
     }
 }
@@ -435,6 +447,11 @@ void scpu_get_stats(const struct engine_vcpu *vcpu, struct engine_stats *ret)
     const struct scpu *c = (const struct scpu *)vcpu;
     *ret = c->stats;
     ret->instructions = c->icount;
+}
+
+uint64_t scpu_read_tsc(const struct engine_vcpu *vcpu)
+{
+    return soft_rdtsc((const struct scpu *)vcpu);
 }
 
 /* ---- life ---- */

@@ -13,3 +13,4 @@ void scpu_signal(struct engine_vcpu *vcpu, enum engine_signal sig, uint8_t vecto
 int scpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *ret_state);
 int scpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *state, struct err *err);
 void scpu_get_stats(const struct engine_vcpu *vcpu, struct engine_stats *ret_stats);
+uint64_t scpu_read_tsc(const struct engine_vcpu *vcpu);

@@ -334,10 +334,10 @@ static enum decode_result decode_legacy(struct cursor *cu, uint32_t mode, struct
         *ret_op = NULL;
         return in->lock ? DECODE_UD : decode_native(cu, mode, in, native_modrm, 0);
     }
-    if ((row->flags & OP_F64) && (mode & MODE_64)) {
-        in->osize = 8;
-    } else if ((row->flags & OP_D64) && (mode & MODE_64)) {
-        in->osize = in->has_66 ? 2 : 8;
+    if ((row->flags & (OP_D64 | OP_F64)) && (mode & MODE_64)) {
+        /* AMD: the prefix makes near branches 16-bit ones; Intel ignores it there. */
+        bool ignored = (row->flags & OP_F64) && !(mode & MODE_AMD);
+        in->osize = in->has_66 && !ignored && !(in->rex & 8) ? 2 : 8;
     }
     decode_imm(cu, in, row->flags);
     if (cu->fail != DECODE_OK) {

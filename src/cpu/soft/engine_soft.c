@@ -158,5 +158,6 @@ const struct engine_ops engine_soft = {
     .get_state = scpu_get_state,
     .set_state = scpu_set_state,
     .get_stats = scpu_get_stats,
+    .read_tsc = scpu_read_tsc,
     .dirty_sync = soft_dirty_sync,
 };

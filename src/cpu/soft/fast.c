@@ -53,7 +53,7 @@ bool fast_bind(struct scpu *c, const struct insn *in, const struct opcode *row, 
 {
     (void)c;
     if (row->kind >= ARRAY_LEN(bind_table) || bind_table[row->kind] == NULL || in->lock ||
-        (in->is_mem && in->asize != 8)) {
+        (in->is_mem && in->asize != 8) || ((row->flags & OP_F64) && in->osize != 8)) {
         return false;
     }
     return bind_table[row->kind](in, row, op);

@@ -3,12 +3,20 @@
 #include "cpu/soft/ops.h"
 #include "cpu/soft/prims.h"
 
-/* Checks a branch target and goes there. #GP(0) beyond the limit or when not canonical. */
+/* #GP(0) beyond the limit or when not canonical. */
+static int check_target(struct scpu *c, uint64_t target)
+{
+    if (soft_code64(c) ? !soft_canonical(c, target) : target > c->seg[X86_CS].limit) {
+        return soft_raise_err(c, EXC_GP, 0);
+    }
+    return 0;
+}
+
 static enum insn_result jump_to(struct scpu *c, const struct insn *in, uint64_t target)
 {
     target = trunc_size(target, in->osize);
-    if (soft_code64(c) ? !soft_canonical(c, target) : target > c->seg[X86_CS].limit) {
-        return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
+    if (check_target(c, target)) {
+        return INSN_EXC;
     }
     c->rip = target;
     return INSN_JUMP;
@@ -34,15 +42,13 @@ enum insn_result soft_op_jmp_rel(struct scpu *c, const struct insn *in)
 
 static enum insn_result call_to(struct scpu *c, const struct insn *in, uint64_t target)
 {
-    uint64_t sp = c->gpr[X86_RSP];
-    if (soft_push(c, in->osize, trunc_size(c->next_rip, in->osize))) {
+    target = trunc_size(target, in->osize);
+    if (check_target(c, target) ||
+        soft_push(c, in->osize, trunc_size(c->next_rip, in->osize))) {
         return INSN_EXC;
     }
-    enum insn_result r = jump_to(c, in, target);
-    if (r == INSN_EXC) {
-        c->gpr[X86_RSP] = sp;
-    }
-    return r;
+    c->rip = target;
+    return INSN_JUMP;
 }
 
 enum insn_result soft_op_call_rel(struct scpu *c, const struct insn *in)

@@ -254,7 +254,7 @@ static const struct opcode row_native = NATIVE;
 static const struct opcode *resolve_0fc7(const struct insn *in)
 {
     if (in->mod != 3) { /* XSAVEC, XSAVES, XRSTORS are native.c's */
-        return (in->reg & 7) == 1 && in->rep == REP_NONE ? &row_cmpxchg8b : &row_native;
+        return (in->reg & 7) == 1 ? &row_cmpxchg8b : &row_native;
     }
     return (in->reg & 7) == 7 && in->rep == REP_F3 ? &row_rdpid : &row_native;
 }
@@ -308,7 +308,7 @@ const struct opcode op_table_0f[256] = {
     [0x08] = OP(soft_insn_invd, 0),
     [0x09] = OP(soft_insn_wbinvd, 0),
     [0x0b] = OP(soft_insn_ud, END),
-    [0x0d] = OP(soft_insn_prefetch, M),
+    [0x0d] = OP(soft_insn_prefetch, M | OP_MEMONLY),
     [0x10] = X8(NATIVE),
     [0x18] = X8(OPK(soft_op_nop, M, K_NOP)),
     [0x20] = OP(soft_insn_mov_from_cr, M | OP_NOMOD),

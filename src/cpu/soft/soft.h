@@ -109,7 +109,7 @@ enum {
     MODE_STEP = 1 << 17,  /* TF or an armed breakpoint: blocks of one instruction, slow exits */
     MODE_CPL0 = 1 << 18,
     MODE_AC = 1 << 19,    /* alignment checks on: CR0.AM, EFLAGS.AC, CPL 3 */
-    MODE_FLAT = 1 << 20,  /* 32-bit and every data segment base 0, limit 4 GiB */
+    MODE_AMD = 1 << 20,   /* vendor rules of AMD (constant for a VM) */
 };
 
 /*
@@ -193,6 +193,10 @@ struct soft_exc {
     uint64_t va; /* #PF: goes to CR2 at delivery */
 };
 
+/* Which TF decides about a single-step trap after an instruction: as it was before it (most), none
+ * (INT n and the like enter a handler), as it is after it (SYSCALL, SYSRET). */
+enum soft_step_rule { STEP_TF_BEFORE, STEP_NEVER, STEP_TF_AFTER };
+
 #define SOFT_BOUNCE_BYTES 512
 
 struct scpu {
@@ -231,6 +235,7 @@ struct scpu {
     int64_t tsc_offset;
     uint8_t cpl;
     uint8_t irq_shadow;  /* bit 0: STI, bit 1: MOV SS; ends after the next instruction */
+    uint8_t step_rule;   /* enum soft_step_rule: of the instruction being run */
     bool nmi_blocked;
     bool halted;
     uint8_t mp_state;    /* enum vcpu_mp_state */
