@@ -97,10 +97,28 @@ static size_t bus_lower(const struct bus *bus, uint64_t addr)
     return lo;
 }
 
-static int bus_insert(struct bus *bus, const struct bus_range *range, struct bus_entry *e,
-                      struct err *err)
+/* Makes room for one more entry. */
+static int bus_grow(struct bus *bus)
+{
+    size_t cap = bus->cap == 0 ? 32 : bus->cap * 2;
+    struct bus_entry **bigger;
+
+    if (bus->n < bus->cap) {
+        return 0;
+    }
+    bigger = realloc(bus->entries, cap * sizeof(struct bus_entry *));
+    if (bigger == NULL) {
+        return -ENOMEM;
+    }
+    bus->entries = bigger;
+    bus->cap = cap;
+    return 0;
+}
+
+static int bus_insert(struct bus *bus, const struct bus_range *range, struct err *err)
 {
     size_t i = bus_lower(bus, range->base);
+    struct bus_entry *e;
 
     if (i < bus->n && bus->entries[i]->range.base <= range->base + (range->size - 1)) {
         const struct bus_range *o = &bus->entries[i]->range;
@@ -109,16 +127,12 @@ static int bus_insert(struct bus *bus, const struct bus_range *range, struct bus
                    " + 0x%" PRIx64,
                    range->name, range->base, range->size, o->name, o->base, o->size);
     }
-    if (bus->n == bus->cap) {
-        size_t cap = bus->cap == 0 ? 32 : bus->cap * 2;
-        struct bus_entry **bigger = realloc(bus->entries, cap * sizeof(bigger[0]));
-        if (bigger == NULL) {
-            return ERR(err, NO_MEMORY, ENOMEM, "no memory for %s", range->name);
-        }
-        bus->entries = bigger;
-        bus->cap = cap;
+    if (bus_grow(bus) < 0 || (e = calloc(1, sizeof(*e))) == NULL) {
+        return ERR(err, NO_MEMORY, ENOMEM, "no memory for %s", range->name);
     }
-    memmove(&bus->entries[i + 1], &bus->entries[i], (bus->n - i) * sizeof(bus->entries[0]));
+    e->range = *range;
+    e->refs = 1;
+    memmove(&bus->entries[i + 1], &bus->entries[i], (bus->n - i) * sizeof(struct bus_entry *));
     bus->entries[i] = e;
     bus->n++;
     return 0;
@@ -126,7 +140,6 @@ static int bus_insert(struct bus *bus, const struct bus_range *range, struct bus
 
 int bus_add(struct bus *bus, const struct bus_range *range, struct err *err)
 {
-    struct bus_entry *e;
     int r;
 
     if (range->size == 0 || !range_fits(range->base, range->size, bus->size)) {
@@ -135,18 +148,9 @@ int bus_add(struct bus *bus, const struct bus_range *range, struct err *err)
                    ")",
                    range->name, range->base, range->size, bus->size);
     }
-    e = calloc(1, sizeof(*e));
-    if (e == NULL) {
-        return ERR(err, NO_MEMORY, ENOMEM, "no memory for %s", range->name);
-    }
-    e->range = *range;
-    e->refs = 1;
     pthread_rwlock_wrlock(&bus->lock);
-    r = bus_insert(bus, range, e, err);
+    r = bus_insert(bus, range, err);
     pthread_rwlock_unlock(&bus->lock);
-    if (r < 0) {
-        free(e);
-    }
     return r;
 }
 
@@ -171,7 +175,8 @@ int bus_remove(struct bus *bus, uint64_t base)
     if (i < bus->n && bus->entries[i]->range.base == base) {
         e = bus->entries[i];
         bus->n--;
-        memmove(&bus->entries[i], &bus->entries[i + 1], (bus->n - i) * sizeof(bus->entries[0]));
+        memmove(&bus->entries[i], &bus->entries[i + 1],
+                (bus->n - i) * sizeof(struct bus_entry *));
     }
     pthread_rwlock_unlock(&bus->lock);
     if (e == NULL) {

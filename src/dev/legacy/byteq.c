@@ -120,7 +120,9 @@ void byteq_set(struct byteq *q, const uint8_t *data, size_t len)
 {
     q->head = 0;
     q->tail = (uint32_t)MIN(len, BYTEQ_BYTES);
-    memcpy(q->data, data, q->tail);
+    if (q->tail > 0) {
+        memcpy(q->data, data, q->tail);
+    }
     byteq_kick(q);
 }
 

@@ -54,8 +54,8 @@ static void con_save(struct dev *dev, struct state_writer *w)
 static int con_load(struct dev *dev, struct state_reader *r, uint32_t version, struct err *err)
 {
     struct debugcon *con = container_of(dev, struct debugcon, dev);
-    const void *queued;
-    size_t n;
+    const void *queued = NULL;
+    size_t n = 0;
     int rc;
 
     (void)version;

@@ -404,8 +404,8 @@ static void uart_save(struct dev *dev, struct state_writer *w)
 static int uart_load(struct dev *dev, struct state_reader *r, uint32_t version, struct err *err)
 {
     struct uart16550 *u = container_of(dev, struct uart16550, dev);
-    const void *queued;
-    size_t n;
+    const void *queued = NULL;
+    size_t n = 0;
     int rc;
 
     (void)version;

@@ -1,14 +1,14 @@
 /*
- * HPET: a 64-bit counter at 100 MHz and three comparators, one-shot and periodic, level and edge,
- * routed to the I/O APIC, the legacy wires or as messages (IA-PC HPET specification 1.0a).
+ * HPET: a 64-bit counter at 100 MHz and three comparators, one-shot and periodic, level and
+ * edge, routed to the I/O APIC, the legacy wires or as messages (IA-PC HPET
+ * specification 1.0a).
  *
- * The counter is guest time; a comparator is a deadline. A periodic timer that is late fires once
- * and its comparator moves past the counter by whole periods, so the phase stays.
+ * The counter is guest time; a comparator is a deadline. A periodic timer that is late fires
+ * once and its comparator moves past the counter by whole periods, so the phase stays.
  *
- * Thread and lock: own lock, below the machine's device lock (the PIT and RTC wires come through)
- * and above the interrupt controllers; timer callbacks take it.
- * Saved: all registers, the counter, the input wires.
- * Missing: nothing.
+ * Thread and lock: own lock, below the machine's device lock (the PIT and RTC wires come
+ * through) and above the interrupt controllers; timer callbacks take it. Saved: all registers,
+ * the counter, the input wires. Missing: nothing.
  */
 #include "dev/timer/hpet.h"
 
@@ -22,17 +22,17 @@
 #define CFG_ENABLE 0x1u
 #define CFG_LEGACY 0x2u
 
-#define TN_LEVEL     UINT64_C(0x0002)
-#define TN_ENABLE    UINT64_C(0x0004)
-#define TN_PERIODIC  UINT64_C(0x0008)
-#define TN_PER_CAP   UINT64_C(0x0010)
-#define TN_SIZE_CAP  UINT64_C(0x0020)
-#define TN_VAL_SET   UINT64_C(0x0040)
-#define TN_32MODE    UINT64_C(0x0100)
-#define TN_ROUTE     UINT64_C(0x3e00)
-#define TN_FSB       UINT64_C(0x4000)
-#define TN_FSB_CAP   UINT64_C(0x8000)
-#define TN_WRITABLE  (TN_LEVEL | TN_ENABLE | TN_PERIODIC | TN_VAL_SET | TN_32MODE | TN_ROUTE)
+#define TN_LEVEL    UINT64_C(0x0002)
+#define TN_ENABLE   UINT64_C(0x0004)
+#define TN_PERIODIC UINT64_C(0x0008)
+#define TN_PER_CAP  UINT64_C(0x0010)
+#define TN_SIZE_CAP UINT64_C(0x0020)
+#define TN_VAL_SET  UINT64_C(0x0040)
+#define TN_32MODE   UINT64_C(0x0100)
+#define TN_ROUTE    UINT64_C(0x3e00)
+#define TN_FSB      UINT64_C(0x4000)
+#define TN_FSB_CAP  UINT64_C(0x8000)
+#define TN_WRITABLE (TN_LEVEL | TN_ENABLE | TN_PERIODIC | TN_VAL_SET | TN_32MODE | TN_ROUTE)
 
 #define NS_PER_TICK (HPET_PERIOD_FS / 1000000)
 /* A faster periodic timer would only flood the host. */
@@ -60,7 +60,7 @@ struct hpet {
     uint64_t values[N_REGS];
     uint64_t period[HPET_TIMERS]; /* accumulator step of periodic timers, in ticks */
     uint64_t start_ns; /* when it was enabled; values[R_COUNTER] is the count at that time */
-    uint8_t pit_in, rtc_in;       /* levels of the wires that pass through */
+    uint8_t pit_in, rtc_in; /* levels of the wires that pass through */
     struct hpet_timer t[HPET_TIMERS];
 };
 
@@ -306,8 +306,8 @@ static void on_timer_config(void *opaque, const struct reg *reg, uint64_t old, u
     }
 }
 
-/* The stored comparator is the accumulator of a periodic timer; what a program writes to it goes
- * to the period, and to the accumulator only after TN_VAL_SET. */
+/* The stored comparator is the accumulator of a periodic timer; what a program writes to it
+ * goes to the period, and to the accumulator only after TN_VAL_SET. */
 static void on_comparator_write(void *opaque, const struct reg *reg, uint64_t old, uint64_t now,
                                 uint64_t covered)
 {
@@ -404,8 +404,7 @@ static void make_table(struct hpet *h)
                                 .readable = UINT64_MAX,
                                 .writable = UINT64_MAX};
     }
-    h->regs =
-        (struct regs){.table = h->table, .n = N_REGS, .values = h->values, .opaque = h};
+    h->regs = (struct regs){.table = h->table, .n = N_REGS, .values = h->values, .opaque = h};
 }
 
 static void hpet_reset_locked(struct hpet *h)
@@ -428,13 +427,12 @@ static void hpet_reset(struct dev *dev)
 }
 
 static const struct state_field hpet_fields[] = {
-    STATE_UINTS(struct hpet, values), STATE_UINTS(struct hpet, period),
-    STATE_UINT(struct hpet, start_ns), STATE_UINT(struct hpet, pit_in),
-    STATE_UINT(struct hpet, rtc_in),
-    STATE_UINT(struct hpet, t[0].deadline), STATE_UINT(struct hpet, t[0].pending),
-    STATE_UINT(struct hpet, t[1].deadline), STATE_UINT(struct hpet, t[1].pending),
-    STATE_UINT(struct hpet, t[2].deadline), STATE_UINT(struct hpet, t[2].pending),
-    STATE_END,
+    STATE_UINTS(struct hpet, values),      STATE_UINTS(struct hpet, period),
+    STATE_UINT(struct hpet, start_ns),     STATE_UINT(struct hpet, pit_in),
+    STATE_UINT(struct hpet, rtc_in),       STATE_UINT(struct hpet, t[0].deadline),
+    STATE_UINT(struct hpet, t[0].pending), STATE_UINT(struct hpet, t[1].deadline),
+    STATE_UINT(struct hpet, t[1].pending), STATE_UINT(struct hpet, t[2].deadline),
+    STATE_UINT(struct hpet, t[2].pending), STATE_END,
 };
 
 static void hpet_save(struct dev *dev, struct state_writer *w)

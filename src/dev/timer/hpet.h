@@ -9,7 +9,7 @@
 #define HPET_BASE_DEFAULT UINT64_C(0xfed00000)
 #define HPET_TIMERS       3
 #define HPET_PERIOD_FS    UINT64_C(10000000) /* 100 MHz */
-#define HPET_BLOCK_ID     0x8086a201u        /* General Capabilities bits 31:0; ACPI table too */
+#define HPET_BLOCK_ID     0x8086a201u /* General Capabilities bits 31:0; ACPI table too */
 
 struct hpet;
 

@@ -1,4 +1,5 @@
-/* Tests of the HPET: counter, one-shot, periodic, legacy wires, messages, levels, save and load. */
+/* Tests of the HPET: counter, one-shot, periodic, legacy wires, messages, levels, save and
+ * load. */
 #include "base/ckd.h"
 #include "base/test.h"
 #include "dev/dev_test.h"
@@ -241,10 +242,8 @@ static void test_save_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counter),
-        cmocka_unit_test(test_one_shot),
-        cmocka_unit_test(test_periodic_legacy),
-        cmocka_unit_test(test_level_and_message),
+        cmocka_unit_test(test_counter),         cmocka_unit_test(test_one_shot),
+        cmocka_unit_test(test_periodic_legacy), cmocka_unit_test(test_level_and_message),
         cmocka_unit_test(test_save_load),
     };
 

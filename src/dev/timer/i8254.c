@@ -211,12 +211,15 @@ static void pit_fired(void *opaque)
     pit_rearm(pit, now);
 }
 
-/* Counter 0 starts over: what it owed for the old count is void. */
+/* Counter 0 starts over: what it owed for the old count is void. An output that goes high
+ * because of the new mode, and not of its count, is no tick. */
 static void restart_irq(struct i8254 *pit, uint64_t now)
 {
     pit->seen = 0;
     pit->owed = 0;
-    irq_set(&pit->cfg.irq, counter_out(&pit->c[0], now));
+    if (!counter_out(&pit->c[0], now)) {
+        irq_set(&pit->cfg.irq, false);
+    }
     pit_rearm(pit, now);
 }
 
