@@ -422,7 +422,7 @@ int acpi_build(const struct acpi_config *cfg, struct mem *mem, struct boot_map *
 {
     _cleanup_free_ uint8_t *buf = calloc(1, TABLES_MAX);
     uint8_t rsdp[RSDP_BYTES];
-    uint64_t gpa, vmgenid;
+    uint64_t gpa = 0, vmgenid = 0;
     int r = place(cfg, map, &gpa, &vmgenid, err);
 
     if (r < 0) {
