@@ -43,7 +43,7 @@ static int check_shape(const struct block_node *node, const struct block_req *re
     return 0;
 }
 
-int block_submit(struct block_node *node, struct block_req *req)
+static int check(const struct block_node *node, const struct block_req *req)
 {
     uint32_t need = cap_needed(req->op);
     if (need != 0 && (node->caps & BLOCK_CAP_WRITE) == 0) {
@@ -52,14 +52,51 @@ int block_submit(struct block_node *node, struct block_req *req)
     if ((node->caps & need) != need) {
         return -EOPNOTSUPP;
     }
-    int rc = check_shape(node, req);
+    return check_shape(node, req);
+}
+
+static void count_start(struct block_node *node, const struct block_req *req)
+{
+    __atomic_fetch_add(&node->stats.ops[req->op], 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&node->stats.bytes[req->op], req->len_bytes, __ATOMIC_RELAXED);
+}
+
+static void count_error(struct block_node *node, enum block_op op, int result)
+{
+    __atomic_fetch_add(&node->stats.errors[op], 1, __ATOMIC_RELAXED);
+    if (result == -ENOSPC || result == -EDQUOT) {
+        __atomic_fetch_add(&node->stats.enospc, 1, __ATOMIC_RELAXED);
+    }
+}
+
+int block_try(struct block_node *node, const struct block_req *req)
+{
+    if (node->ops->try_now == NULL || req->len_bytes > BLOCK_TRY_MAX) {
+        return -EAGAIN;
+    }
+    int rc = check(node, req);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = node->ops->try_now(node, req);
+    if (rc != -EAGAIN) {
+        count_start(node, req);
+        if (rc != 0) {
+            count_error(node, req->op, rc);
+        }
+    }
+    return rc;
+}
+
+int block_submit(struct block_node *node, struct block_req *req)
+{
+    int rc = check(node, req);
     if (rc != 0) {
         return rc;
     }
     req->node = node;
     req->next = NULL;
-    __atomic_fetch_add(&node->stats.ops[req->op], 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&node->stats.bytes[req->op], req->len_bytes, __ATOMIC_RELAXED);
+    count_start(node, req);
     __atomic_fetch_add(&node->in_flight, 1, __ATOMIC_ACQ_REL);
     node->ops->submit(node, req);
     return 0;
@@ -83,10 +120,7 @@ void block_complete(struct block_req *req, int result)
 {
     struct block_node *node = req->node;
     if (result != 0) {
-        __atomic_fetch_add(&node->stats.errors[req->op], 1, __ATOMIC_RELAXED);
-        if (result == -ENOSPC || result == -EDQUOT) {
-            __atomic_fetch_add(&node->stats.enospc, 1, __ATOMIC_RELAXED);
-        }
+        count_error(node, req->op, result);
     }
     req->done(req, result);
     /* After done: who waits for nothing in flight may free what done uses. */

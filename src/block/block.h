@@ -25,6 +25,7 @@
 #define BLOCK_SECTOR   512
 #define BLOCK_IOV_MAX  1024
 #define BLOCK_PRIV_U64 6
+#define BLOCK_TRY_MAX  (128 * 1024) /* bytes that may be copied on a vCPU's thread */
 
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
 enum { BLOCK_OP_COUNT = BLOCK_WRITE_ZEROES + 1 };
@@ -69,6 +70,9 @@ struct block_ops {
     enum block_threads threads;
     void (*submit)(struct block_node *node,
                    struct block_req *req); /* checked by block_submit */
+    /* Optional. Finishes a read or write here and now if that needs no waiting: 0 or -errno is
+     * its result; -EAGAIN: it has to be submitted. Checked by block_try; any thread. */
+    int (*try_now)(struct block_node *node, const struct block_req *req);
     void (*kick)(struct block_node *node); /* optional: start what submit only queued */
     void (*free)(struct block_node *node); /* nothing is in flight */
 };
@@ -101,6 +105,13 @@ struct block_node {
  */
 int block_submit(struct block_node *node, struct block_req *req);
 void block_kick(struct block_node *node);
+
+/*
+ * For a consumer that would rather not wait for another thread: data in the host's page cache
+ * is there at once. -EAGAIN: not done, call block_submit. Anything else is the result; done is
+ * not called, whatever it is. Only for reads and writes of at most BLOCK_TRY_MAX bytes.
+ */
+int block_try(struct block_node *node, const struct block_req *req);
 
 /* Called by a node when a request that it got is finished. */
 void block_complete(struct block_req *req, int result);

@@ -36,6 +36,7 @@ struct raw {
     struct pool pool;
     bool no_punch; /* atomic: the file system refused */
     bool no_zero_range;
+    bool no_nowait_read, no_nowait_write;
 };
 
 static const uint8_t zeroes[ZERO_CHUNK];
@@ -171,6 +172,29 @@ static void raw_submit(struct block_node *node, struct block_req *req)
     }
 }
 
+/* Without waiting for the disk: what is in the page cache, or can be put into it. */
+static int raw_try(struct block_node *node, const struct block_req *req)
+{
+    struct raw *raw = of(node);
+    bool write = req->op == BLOCK_WRITE;
+    bool *refused = write ? &raw->no_nowait_write : &raw->no_nowait_read;
+    bool rw = write || req->op == BLOCK_READ;
+
+    if (!rw || (req->flags & BLOCK_REQ_FUA) != 0 ||
+        __atomic_load_n(refused, __ATOMIC_RELAXED)) {
+        return -EAGAIN;
+    }
+    off_t at = (off_t)req->offset_bytes;
+    int count = (int)req->iov_count;
+    ssize_t n = write ? pwritev2(raw->fd, req->iov, count, at, RWF_NOWAIT)
+                      : preadv2(raw->fd, req->iov, count, at, RWF_NOWAIT);
+    if (n < 0 && (errno == EOPNOTSUPP || errno == EINVAL)) {
+        __atomic_store_n(refused, true, __ATOMIC_RELAXED);
+    }
+    /* A part, or an error: done again, and judged, on the way through submit. */
+    return n == (ssize_t)req->len_bytes ? 0 : -EAGAIN;
+}
+
 static void divert(void *opaque, struct block_req *req)
 {
     struct raw *raw = opaque;
@@ -198,6 +222,7 @@ static void raw_free(struct block_node *node)
 static const struct block_ops raw_ops = {.name = "raw",
                                          .threads = BLOCK_ANY_THREAD,
                                          .submit = raw_submit,
+                                         .try_now = raw_try,
                                          .kick = raw_kick,
                                          .free = raw_free};
 
@@ -209,6 +234,9 @@ static int open_file(const struct block_raw_cfg *cfg, int *ret_fd, struct err *e
     if (cfg->fd >= 0) {
         *ret_fd = cfg->fd;
         return 0;
+    }
+    if (cfg->path == NULL) {
+        return ERR(err, SPEC_BAD, EINVAL, "disk: neither a path nor a descriptor");
     }
     /* Not to hang in the open of a FIFO; taken away again in check_type. */
     int fd = open(cfg->path, mode | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -238,7 +266,7 @@ static int check_type(const char *name, int fd, struct stat *st, struct err *err
     return 0;
 }
 
-static int take_lock(const struct block_raw_cfg *cfg, int fd, struct err *err)
+static int take_lock(const struct block_raw_cfg *cfg, const char *name, int fd, struct err *err)
 {
     struct flock lock = {.l_type = cfg->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
     if (cfg->no_lock || fcntl(fd, F_OFD_SETLK, &lock) == 0) {
@@ -246,9 +274,9 @@ static int take_lock(const struct block_raw_cfg *cfg, int fd, struct err *err)
     }
     if (errno == EAGAIN || errno == EACCES) {
         return ERR(err, IO, EBUSY, "disk %s: in use by another virtual machine or program",
-                   cfg->path);
+                   name);
     }
-    return ERR(err, IO, errno, "disk %s: can not lock it: %s", cfg->path, strerror(errno));
+    return ERR(err, IO, errno, "disk %s: can not lock it: %s", name, strerror(errno));
 }
 
 static int take_size(struct raw *raw, const char *name, const struct stat *st, struct err *err)
@@ -319,7 +347,7 @@ int block_raw_open(const struct block_raw_cfg *cfg, struct block_node **ret_node
     (void)snprintf(raw->node.name, sizeof(raw->node.name), "%s", name);
     int rc = open_file(cfg, &raw->fd, err);
     rc = rc != 0 ? rc : check_type(name, raw->fd, &st, err);
-    rc = rc != 0 ? rc : take_lock(cfg, raw->fd, err);
+    rc = rc != 0 ? rc : take_lock(cfg, name, raw->fd, err);
     rc = rc != 0 ? rc : take_size(raw, name, &st, err);
     rc = rc != 0 ? rc : start_engine(raw, cfg, err);
     if (rc != 0) {

@@ -299,6 +299,44 @@ static void test_many_at_once(void **state)
     free(all);
 }
 
+/* What is in the page cache is there at once; what is refused is refused in the same way. */
+static void test_try(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t out[4096];
+    uint8_t in[4096] = {0};
+    struct iovec iov = {in, sizeof(in)};
+    struct block_req req = {
+        .op = BLOCK_READ, .len_bytes = sizeof(in), .iov = &iov, .iov_count = 1};
+    memset(out, 0x42, sizeof(out));
+    assert_int_equal(block_rw_sync(f->node, BLOCK_WRITE, 0, out, sizeof(out)), 0);
+    int rc = block_try(f->node, &req);
+    if (rc == 0) {
+        assert_memory_equal(in, out, sizeof(in));
+        assert_int_equal(f->node->stats.ops[BLOCK_READ], 1);
+    } else {
+        assert_int_equal(rc, -EAGAIN); /* a file system without it */
+    }
+    req.offset_bytes = DISK_BYTES;
+    assert_int_equal(block_try(f->node, &req), -ERANGE);
+    req.offset_bytes = 1;
+    assert_int_equal(block_try(f->node, &req), -EINVAL);
+    req.offset_bytes = 0;
+    req.op = BLOCK_FLUSH;
+    assert_int_equal(block_try(f->node, &req), -EAGAIN);
+    req.op = BLOCK_WRITE;
+    req.flags = BLOCK_REQ_FUA;
+    assert_int_equal(block_try(f->node, &req), -EAGAIN);
+    /* Cut short behind our back: judged on the way through submit. */
+    req = (struct block_req){.op = BLOCK_READ,
+                             .offset_bytes = 65536,
+                             .len_bytes = sizeof(in),
+                             .iov = &iov,
+                             .iov_count = 1};
+    assert_int_equal(truncate(f->path, 65536), 0);
+    assert_int_equal(block_try(f->node, &req), -EAGAIN);
+}
+
 static void test_write_zeroes_durable(void **state)
 {
     struct fixture *f = *state;
@@ -340,6 +378,7 @@ int main(void)
         T(test_file_cut_behind_our_back),
         T(test_host_full),
         T(test_many_at_once),
+        T(test_try),
         T(test_write_zeroes_durable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

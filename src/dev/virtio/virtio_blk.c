@@ -171,6 +171,17 @@ static void submit(struct virtio_blk *blk, struct blk_request *rq, enum block_op
     }
 }
 
+static void rw_finished(struct virtio_blk *blk, struct blk_request *rq, int result)
+{
+    uint32_t written = 0;
+    if (rq->io.op == BLOCK_READ) {
+        /* Also after an error or a reset: part of the bytes may have arrived. */
+        virtq_chain_written(&blk->vd.queue[rq->q], &rq->chain, rq->chain.in_bytes);
+        written = result == 0 ? (uint32_t)rq->chain.in_bytes : 0;
+    }
+    answer(blk, rq, status_of(result), written);
+}
+
 static void start_rw(struct virtio_blk *blk, struct blk_request *rq, bool write,
                      uint64_t sector)
 {
@@ -195,7 +206,12 @@ static void start_rw(struct virtio_blk *blk, struct blk_request *rq, bool write,
                                 .iov_count = write ? c->out_count : c->in_count,
                                 .done = request_done,
                                 .opaque = rq};
-    int rc = block_submit(blk->node, &rq->io);
+    int rc = block_try(blk->node, &rq->io);
+    if (rc != -EAGAIN) {
+        rw_finished(blk, rq, rc);
+        return;
+    }
+    rc = block_submit(blk->node, &rq->io);
     if (rc != 0) {
         answer(blk, rq, status_of(rc), 0);
     }
@@ -337,13 +353,7 @@ static void request_done(struct block_req *io, int result)
         return;
     }
     bool was_empty = pool_empty(blk);
-    uint32_t written = 0;
-    if (io->op == BLOCK_READ) {
-        /* Also after an error or a reset: part of the bytes may have arrived. */
-        virtq_chain_written(&vd->queue[rq->q], &rq->chain, rq->chain.in_bytes);
-        written = result == 0 ? (uint32_t)rq->chain.in_bytes : 0;
-    }
-    answer(blk, rq, status_of(result), written);
+    rw_finished(blk, rq, result);
     if (was_empty) {
         for (unsigned q = 0; q < vd->queue_count; q++) {
             if (virtio_running(vd, q)) {

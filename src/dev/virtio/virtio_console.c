@@ -387,7 +387,7 @@ void virtio_console_set_open(struct virtio_dev *vd, unsigned n, bool open)
 void virtio_console_resize(struct virtio_dev *vd, uint16_t cols, uint16_t rows)
 {
     struct virtio_console *con = of(vd);
-    SCOPED_LOCK(&vd->lock);
+    pthread_mutex_lock(&vd->lock);
     put_le16(con->config, cols);
     put_le16(con->config + 2, rows);
     if (virtio_has(vd, F_MULTIPORT)) {
@@ -395,6 +395,7 @@ void virtio_console_resize(struct virtio_dev *vd, uint16_t cols, uint16_t rows)
         send_pending(con);
     }
     virtio_config_changed(vd);
+    pthread_mutex_unlock(&vd->lock);
 }
 
 static void port_fields(char names[4][32], unsigned n)
