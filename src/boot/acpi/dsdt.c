@@ -237,7 +237,7 @@ static void vm_device(struct aml *a, const char *name, const char *hid, uint16_t
 static void generation_id(struct aml *a, uint64_t gpa)
 {
     aml_device(a, "VGEN");
-    aml_name_string(a, "_HID", "VIVVMGEN");
+    aml_name_string(a, "_HID", "VIVA0001");
     aml_name_string(a, "_CID", "VM_Gen_Counter");
     aml_name_string(a, "_DDN", "VM_Gen_Counter");
     aml_name_int(a, "_STA", 0xf);
