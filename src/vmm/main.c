@@ -25,6 +25,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
+
+#define PRESS_AGAIN_S 3
+#define PRESSES_MORE  5u
 
 struct vmm {
     struct machine_config cfg;
@@ -36,6 +40,9 @@ struct vmm {
     int signal_fd;
     struct loop_watch *signal_watch;
     int asked_to_end; /* signal that pressed the power button, 0 if none */
+    int press_fd;     /* timer that presses it again */
+    struct loop_watch *press_watch;
+    unsigned presses_left;
     bool ended_by_signal;
 };
 
@@ -62,13 +69,43 @@ static void reset_vm(void *opaque)
     machine_reset(((struct vmm *)opaque)->m);
 }
 
+/* A guest that is still booting misses a press. */
+static void on_press_again(void *opaque, uint32_t events)
+{
+    struct vmm *vmm = opaque;
+    uint64_t n;
+
+    (void)events;
+    if (read(vmm->press_fd, &n, sizeof(n)) < 0) {
+        return;
+    }
+    press_power_button(vmm);
+    if (--vmm->presses_left == 0) {
+        loop_unwatch(vmm->press_watch);
+        vmm->press_watch = NULL;
+    }
+}
+
+static void press_repeatedly(struct vmm *vmm)
+{
+    const struct itimerspec every = {{PRESS_AGAIN_S, 0}, {PRESS_AGAIN_S, 0}};
+
+    press_power_button(vmm);
+    vmm->presses_left = PRESSES_MORE;
+    vmm->press_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (vmm->press_fd >= 0 && timerfd_settime(vmm->press_fd, 0, &every, NULL) == 0) {
+        loop_watch_fd(vmm->loop, vmm->press_fd, EPOLLIN, on_press_again, vmm,
+                      &vmm->press_watch);
+    }
+}
+
 static void on_end_signal(struct vmm *vmm, int sig)
 {
     if (vmm->asked_to_end == 0) {
         vmm->asked_to_end = sig;
         log_info("%s: the guest's power button was pressed; a second signal ends the VM",
                  sigabbrev_np(sig));
-        press_power_button(vmm);
+        press_repeatedly(vmm);
     } else {
         vmm->ended_by_signal = true;
         end_vm(vmm);
@@ -142,11 +179,15 @@ static int set_up(struct vmm *vmm, struct err *err)
 static void tear_down(struct vmm *vmm)
 {
     loop_unwatch(vmm->signal_watch);
+    loop_unwatch(vmm->press_watch);
     metrics_free(vmm->metrics);
     machine_free(vmm->m);
     console_close(vmm->console);
     if (vmm->signal_fd >= 0) {
         close(vmm->signal_fd);
+    }
+    if (vmm->press_fd >= 0) {
+        close(vmm->press_fd);
     }
     loop_free(vmm->loop);
     if (vmm->have_cfg) {
@@ -282,7 +323,7 @@ static void set_up_log(void)
 
 int main(int argc, char **argv)
 {
-    struct vmm vmm = {.signal_fd = -1};
+    struct vmm vmm = {.signal_fd = -1, .press_fd = -1};
     int status = 2;
 
     set_up_log();
