@@ -168,7 +168,12 @@ static int boot(struct machine *m, struct err *err)
         }
     }
     __atomic_store_n(&m->virtio_console_used, false, __ATOMIC_RELAXED);
-    int r = machine_boot(m, bsp, err);
+    int r = m->engine->has_irqchip ? m->engine->irqchip_reset(m->evm) : 0;
+    if (r < 0) {
+        ERR(err, ENGINE, -r, "engine %s cannot reset its interrupt controllers: %s",
+            m->engine->name, strerror(-r));
+    }
+    r = r < 0 ? r : machine_boot(m, bsp, err);
     if (r == 0) {
         r = vcpus_set_boot_state(m, bsp, err);
     }
