@@ -115,6 +115,8 @@ struct engine_ops {
     /* has_irqchip only. */
     int (*irq_line)(struct engine_vm *vm, unsigned gsi, bool level);
     int (*send_msi)(struct engine_vm *vm, uint64_t addr, uint32_t data);
+    /* Power-on state of all interrupt controllers; vCPUs paused. The machine's reset calls it. */
+    int (*irqchip_reset)(struct engine_vm *vm);
     int (*irqchip_save)(struct engine_vm *vm, struct state_writer *w);
     int (*irqchip_load)(struct engine_vm *vm, struct state_reader *r, struct err *err);
 
