@@ -3,6 +3,7 @@
  * Opens nothing itself but an IMAGE without --kernel, to see whether that is a kernel.
  */
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/json_out.h"
 #include "base/parse.h"
 #include "cli/cli.h"
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +21,7 @@ struct run_ctx {
     struct machine_config cfg;
     char *image;
     bool net_given, print_spec;
+    uint64_t start_ns; /* for --metrics: when this program began */
 };
 
 static int set_string(char **field, const char *value, struct err *err)
@@ -331,10 +334,10 @@ static int complete(struct run_ctx *ctx, struct err *err)
 }
 
 /* Returns only on failure. The descriptor of the spec stays open across exec by intention. */
-static int become_vmm(const char *spec, size_t len, struct err *err)
+static int become_vmm(const char *spec, size_t len, uint64_t start_ns, struct err *err)
 {
     _cleanup_free_ char *program = cli_find_program("viv-vmm", err);
-    char fd_text[16];
+    char fd_text[16], start_text[24];
 
     if (program == NULL) {
         return -ENOENT;
@@ -346,7 +349,8 @@ static int become_vmm(const char *spec, size_t len, struct err *err)
     }
     fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
     snprintf(fd_text, sizeof(fd_text), "%d", fd);
-    execl(program, "viv-vmm", "--spec-fd", fd_text, (char *)NULL);
+    snprintf(start_text, sizeof(start_text), "%" PRIu64, start_ns);
+    execl(program, "viv-vmm", "--spec-fd", fd_text, "--start-ns", start_text, (char *)NULL);
     int e = errno;
     return ERR(err, IO, e, "%s: %s", program, strerror(e));
 }
@@ -370,7 +374,7 @@ static int run_or_print(const struct cli_command *cmd, struct run_ctx *ctx)
     } else if (ctx->print_spec) {
         fputs(spec, stdout);
         status = cli_finish_stdout(cmd, CLI_EXIT_OK);
-    } else if (become_vmm(spec, len, &err) < 0) {
+    } else if (become_vmm(spec, len, ctx->start_ns, &err) < 0) {
         status = cli_fail(cmd, &err);
     }
     json_out_done(&out);
@@ -379,7 +383,7 @@ static int run_or_print(const struct cli_command *cmd, struct run_ctx *ctx)
 
 static int run_main(const struct cli_command *cmd, int argc, char **argv)
 {
-    struct run_ctx ctx = {0};
+    struct run_ctx ctx = {.start_ns = clock_now_ns()};
     struct err err;
     int status = CLI_EXIT_OK;
 

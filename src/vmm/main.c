@@ -2,9 +2,9 @@
  * viv-vmm: one VM, described by the VM spec that comes in an open descriptor. Started by viv
  * run.
  *
- *     viv-vmm --spec-fd N            runs the VM
- *     viv-vmm --check-spec FILE      says whether a spec is well-formed ("-": standard input)
- *     viv-vmm --engines text|json    measures the engines
+ *     viv-vmm --spec-fd N [--start-ns T]   runs the VM
+ *     viv-vmm --check-spec FILE            says whether a spec is well-formed ("-": standard
+ * input) viv-vmm --engines text|json          measures the engines
  *
  * Signals: the first SIGTERM, SIGINT or SIGHUP presses the guest's power button, the second one
  * ends the VM; all come through a signalfd to the loop. VIV_LOG (error, warn, info, debug) sets
@@ -12,6 +12,7 @@
  */
 #include "base/ckd.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/parse.h"
 #include "vmm/console.h"
@@ -33,6 +34,7 @@
 struct vmm {
     struct machine_config cfg;
     bool have_cfg;
+    uint64_t start_ns; /* CLOCK_MONOTONIC at which viv began, for metrics */
     struct loop *loop;
     struct console *console;
     struct machine *m;
@@ -168,7 +170,8 @@ static int set_up(struct vmm *vmm, struct err *err)
         const struct machine_console seam = console_seam(vmm->console);
         r = machine_new(&vmm->m, &vmm->cfg, vmm->loop, &seam, err);
     }
-    r = r < 0 ? r : metrics_new(&vmm->metrics, &vmm->cfg, vmm->loop, vmm->m, err);
+    r = r < 0 ? r
+              : metrics_new(&vmm->metrics, &vmm->cfg, vmm->loop, vmm->m, vmm->start_ns, err);
     r = r < 0 ? r : take_signals(vmm, err);
     if (r == 0) {
         console_attach(vmm->console, vmm->m);
@@ -287,11 +290,15 @@ static int check_spec(struct vmm *vmm, const char *path)
     return load_spec(vmm, fd, &err) < 0 ? fail(&err) : 0;
 }
 
-static int run_spec(struct vmm *vmm, const char *fd_text)
+static int run_spec(struct vmm *vmm, const char *fd_text, const char *start_text)
 {
     struct err err = {0};
     uint64_t fd;
 
+    vmm->start_ns = clock_now_ns();
+    if (start_text != NULL) {
+        parse_uint(start_text, 0, vmm->start_ns, &vmm->start_ns);
+    }
     if (parse_uint(fd_text, 3, 1 << 20, &fd) < 0) {
         ERR(&err, USAGE, EINVAL, "--spec-fd %.20s: want the number of an open descriptor",
             fd_text);
@@ -328,7 +335,10 @@ int main(int argc, char **argv)
 
     set_up_log();
     if (argc == 3 && strcmp(argv[1], "--spec-fd") == 0) {
-        status = run_spec(&vmm, argv[2]);
+        status = run_spec(&vmm, argv[2], NULL);
+    } else if (argc == 5 && strcmp(argv[1], "--spec-fd") == 0 &&
+               strcmp(argv[3], "--start-ns") == 0) {
+        status = run_spec(&vmm, argv[2], argv[4]);
     } else if (argc == 3 && strcmp(argv[1], "--check-spec") == 0) {
         status = check_spec(&vmm, argv[2]);
     } else if (argc == 3 && strcmp(argv[1], "--engines") == 0) {

@@ -11,7 +11,6 @@
 #include "base/parse.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +29,7 @@ struct metrics {
     struct machine *m;
     struct loop_watch *watch;
     int timer_fd;
-    uint64_t exec_ns; /* CLOCK_MONOTONIC at which this process began */
+    uint64_t start_ns; /* CLOCK_MONOTONIC at which viv began */
     struct memory peak;
 };
 
@@ -98,44 +97,14 @@ static void on_timer(void *opaque, uint32_t events)
     }
 }
 
-/* Field 22 of /proc/self/stat: start in clock ticks since boot, which CLOCK_MONOTONIC counts
- * too as long as the host did not sleep. viv became this process by exec, so it is the start of
- * viv. */
-static uint64_t process_start_ns(void)
-{
-    char buf[1024];
-    _cleanup_close_ int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
-    uint64_t ticks = 0;
-
-    if (n <= 0) {
-        return 0;
-    }
-    buf[n] = '\0';
-    const char *p = strrchr(buf, ')'); /* the name before may hold anything */
-    for (int field = 2; p != NULL && field < 22; field++) {
-        p = strchr(p + 1, ' ');
-    }
-    if (p == NULL) {
-        return 0;
-    }
-    char number[24];
-    snprintf(number, sizeof(number), "%.*s", (int)strspn(p + 1, "0123456789"), p + 1);
-    if (parse_uint(number, 0, UINT64_MAX / NSEC_PER_SEC, &ticks) < 0) {
-        return 0;
-    }
-    return ticks * (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK));
-}
-
 int metrics_new(struct metrics **ret_metrics, const struct machine_config *cfg,
-                struct loop *loop, struct machine *m, struct err *err)
+                struct loop *loop, struct machine *m, uint64_t start_ns, struct err *err)
 {
     struct metrics *metrics = calloc(1, sizeof(*metrics));
     if (metrics == NULL) {
         return ERR(err, NO_MEMORY, ENOMEM, "no memory for metrics");
     }
-    *metrics = (struct metrics){.cfg = cfg, .m = m, .timer_fd = -1};
-    metrics->exec_ns = process_start_ns();
+    *metrics = (struct metrics){.cfg = cfg, .m = m, .start_ns = start_ns, .timer_fd = -1};
     if (cfg->metrics_path != NULL) {
         const struct itimerspec every = {{SAMPLE_S, 0}, {SAMPLE_S, 0}};
         metrics->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -211,11 +180,11 @@ static void put_all(struct json_out *out, const struct metrics *metrics, enum ma
     json_put_uint(out, "cpus", metrics->cfg->n_cpus);
     json_put_string(out, "end", ends[end]);
     json_object_begin(out, "ms_from_start");
-    put_since(out, "machine_made", mm.created_ns, metrics->exec_ns);
-    put_since(out, "first_instruction", mm.first_instruction_ns, metrics->exec_ns);
-    put_since(out, "init_port", mm.init_port_ns, metrics->exec_ns);
-    put_since(out, "init_console", mm.init_console_ns, metrics->exec_ns);
-    put_since(out, "end", clock_now_ns(), metrics->exec_ns);
+    put_since(out, "machine_made", mm.created_ns, metrics->start_ns);
+    put_since(out, "first_instruction", mm.first_instruction_ns, metrics->start_ns);
+    put_since(out, "init_port", mm.init_port_ns, metrics->start_ns);
+    put_since(out, "init_console", mm.init_console_ns, metrics->start_ns);
+    put_since(out, "end", clock_now_ns(), metrics->start_ns);
     json_object_end(out);
     json_put_uint(out, "instructions", mm.instructions);
     json_put_uint(out, "resets", mm.resets);
