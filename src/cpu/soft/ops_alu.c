@@ -330,8 +330,8 @@ static int div_signed(struct scpu *c, unsigned size, uint64_t raw)
     if (size == 1) {
         n = (int16_t)c->gpr[X86_RAX];
     } else {
-        n = (__int128)(((unsigned __int128)sext_size(soft_reg_get(c, X86_RDX, size), size)
-                        << (size * 8)) |
+        __int128 high = (int64_t)sext_size(soft_reg_get(c, X86_RDX, size), size);
+        n = (__int128)(((unsigned __int128)high << (size * 8)) |
                        soft_reg_get(c, X86_RAX, size));
     }
     if (v == 0) {
