@@ -143,11 +143,11 @@ static enum insn_result port_string(struct scpu *c, const struct insn *in, port_
     unsigned len = port_size(in);
     bool rep = in->rep != REP_NONE;
 
+    if (check_port(c, port, len)) { /* also when there is nothing to do */
+        return INSN_EXC;
+    }
     if (rep && soft_reg_get(c, X86_RCX, in->asize) == 0) {
         return INSN_NEXT;
-    }
-    if (check_port(c, port, len)) {
-        return INSN_EXC;
     }
     if (!rep) {
         return one(c, in, port, len) ? INSN_EXC : INSN_NEXT;
