@@ -219,7 +219,7 @@ static uint32_t access_bits(const ZydisDecodedOperand *o, unsigned r, unsigned w
 }
 
 struct seen {
-    bool xmm, wide, mmx, mask, gpr;
+    bool xmm, mmx, mask;
 };
 
 static void describe_reg(struct native_desc *d, const ZydisDecodedOperand *o, struct seen *seen)
@@ -236,7 +236,6 @@ static void describe_reg(struct native_desc *d, const ZydisDecodedOperand *o, st
     if (!is_gpr(r)) {
         return;
     }
-    seen->gpr = true;
     if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG) {
         d->flags |= access_bits(o, ND_REG_R, ND_REG_W);
     } else if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
@@ -265,6 +264,13 @@ static uint8_t alignment_of(const ZydisDecodedInstruction *in, const struct nati
     case ZYDIS_MNEMONIC_MOVUPD:
     case ZYDIS_MNEMONIC_MOVDQU:
     case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_SHA1MSG1: /* AMD does not check these */
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2:
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
@@ -314,35 +320,68 @@ static void describe_mem(struct native_desc *d, const ZydisDecodedInstruction *i
     }
 }
 
-static uint8_t class_of(const ZydisDecodedInstruction *in, const struct seen *seen)
+/* Whether an instruction of an SSE set has to do with neither vector registers nor MXCSR. */
+static bool is_integer_sse(ZydisMnemonic m)
 {
-    switch (in->encoding) {
-    case ZYDIS_INSTRUCTION_ENCODING_EVEX: return NC_AVX512;
-    case ZYDIS_INSTRUCTION_ENCODING_VEX:
-        if (seen->mask) {
-            return NC_AVX512;
-        }
-        return seen->gpr && !seen->xmm ? NC_VEXGPR : NC_AVX;
-    default: break;
+    switch ((int)m) {
+    case ZYDIS_MNEMONIC_MOVNTI:
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE:
+    case ZYDIS_MNEMONIC_CRC32: return true;
+    default: return false;
     }
+}
+
+static uint8_t legacy_class_of(const ZydisDecodedInstruction *in, const struct seen *seen)
+{
     switch ((int)in->meta.isa_set) {
-    case ZYDIS_ISA_SET_SSEMXCSR: return NC_SSE;
     case ZYDIS_ISA_SET_FXSAVE:
     case ZYDIS_ISA_SET_FXSAVE64: return NC_FXSR;
     case ZYDIS_ISA_SET_XSAVE:
     case ZYDIS_ISA_SET_XSAVEC:
     case ZYDIS_ISA_SET_XSAVEOPT: return NC_XSAVE;
+    case ZYDIS_ISA_SET_ADOX_ADCX:
+    case ZYDIS_ISA_SET_BMI1:
+    case ZYDIS_ISA_SET_LZCNT:
+    case ZYDIS_ISA_SET_MOVBE:
+    case ZYDIS_ISA_SET_MOVDIR:
+    case ZYDIS_ISA_SET_POPCNT:
+    case ZYDIS_ISA_SET_RDRAND:
+    case ZYDIS_ISA_SET_RDSEED: return NC_GPR;
+    case ZYDIS_ISA_SET_PENTIUMMMX: return NC_MMX;
     default: break;
     }
-    if (seen->xmm) {
-        return NC_SSE;
+    if (is_integer_sse(in->mnemonic)) {
+        return NC_GPR;
     }
-    return seen->mmx || in->meta.isa_set == ZYDIS_ISA_SET_PENTIUMMMX ? NC_MMX : NC_GPR;
+    return seen->mmx && !seen->xmm ? NC_MMX : NC_SSE;
 }
 
-static bool suppresses_faults(ZydisExceptionClass c)
+static uint8_t class_of(const ZydisDecodedInstruction *in, const struct seen *seen)
 {
-    switch ((int)c) {
+    switch ((int)in->encoding) {
+    case ZYDIS_INSTRUCTION_ENCODING_EVEX: return NC_AVX512;
+    case ZYDIS_INSTRUCTION_ENCODING_VEX:
+        if (in->meta.isa_set == ZYDIS_ISA_SET_BMI1 || in->meta.isa_set == ZYDIS_ISA_SET_BMI2) {
+            return NC_VEXGPR;
+        }
+        return seen->mask ? NC_AVX512 : NC_AVX;
+    default: return legacy_class_of(in, seen);
+    }
+}
+
+static bool suppresses_faults(const ZydisDecodedInstruction *in)
+{
+    switch ((int)in->mnemonic) { /* mask elements are not memory elements */
+    case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+    case ZYDIS_MNEMONIC_VDBPSADBW:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VPMULTISHIFTQB: return false;
+    default: break;
+    }
+    switch ((int)in->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_E1NF:
     case ZYDIS_EXCEPTION_CLASS_E2NF:
     case ZYDIS_EXCEPTION_CLASS_E3NF:
@@ -354,6 +393,27 @@ static bool suppresses_faults(ZydisExceptionClass c)
     case ZYDIS_EXCEPTION_CLASS_E11NF: return false;
     default: return true;
     }
+}
+
+/* How many elements a broadcast memory operand becomes; 0: it is none. */
+static unsigned broadcast_count(ZydisBroadcastMode m)
+{
+    switch (m) {
+    case ZYDIS_BROADCAST_MODE_1_TO_2: return 2;
+    case ZYDIS_BROADCAST_MODE_1_TO_4:
+    case ZYDIS_BROADCAST_MODE_2_TO_4: return 4;
+    case ZYDIS_BROADCAST_MODE_1_TO_8:
+    case ZYDIS_BROADCAST_MODE_2_TO_8:
+    case ZYDIS_BROADCAST_MODE_4_TO_8: return 8;
+    case ZYDIS_BROADCAST_MODE_1_TO_16:
+    case ZYDIS_BROADCAST_MODE_2_TO_16:
+    case ZYDIS_BROADCAST_MODE_4_TO_16:
+    case ZYDIS_BROADCAST_MODE_8_TO_16: return 16;
+    case ZYDIS_BROADCAST_MODE_1_TO_32: return 32;
+    case ZYDIS_BROADCAST_MODE_1_TO_64: return 64;
+    case ZYDIS_BROADCAST_MODE_INVALID: break;
+    }
+    return 0;
 }
 
 /* Fills *d from the decoded form. false: not run natively. */
@@ -413,11 +473,20 @@ static bool describe(const ZydisDecodedInstruction *in, const ZydisDecodedOperan
         in->mnemonic == ZYDIS_MNEMONIC_VPCOMPRESSW) {
         d->special = SP_COMPRESS;
     }
-    if (in->avx.broadcast.is_static || in->mnemonic == ZYDIS_MNEMONIC_VMOVDDUP) {
-        d->flags |= ND_BCAST;
+    if (d->elem > 8) {
+        d->elem = f->w ? 8 : 4; /* VEXTRACTF32X8 and the like: masked by these */
+    }
+    if (f->enc == 2 && d->elem != 0) {
+        d->n_masked = (uint8_t)broadcast_count(in->avx.broadcast.mode);
+        if (in->mnemonic == ZYDIS_MNEMONIC_VMOVDDUP && f->vl == 0) {
+            d->n_masked = 2;
+        }
+        if (d->n_masked == 0) {
+            d->n_masked = d->mem_len / d->elem;
+        }
     }
     if (f->enc == 2) {
-        if (!suppresses_faults(in->meta.exception_class)) {
+        if (!suppresses_faults(in)) {
             d->flags |= ND_NF;
         }
         while ((1u << d->d8_shift) < cd8) {
@@ -463,7 +532,9 @@ static bool w_is_ignored_in_32(const uint8_t *bytes, size_t n,
         return true;
     }
     for (unsigned i = 0; i < in.operand_count; i++) {
-        if (ops[i].size != ops64[i].size) {
+        bool flags = ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                     ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_FLAGS;
+        if (!flags && ops[i].size != ops64[i].size) {
             return true;
         }
     }
@@ -592,8 +663,9 @@ static void emit(FILE *out)
     fprintf(out, "const struct native_desc native_descs[] = {\n");
     for (unsigned i = 0; i < n_descs; i++) {
         const struct native_desc *d = &descs[i];
-        fprintf(out, "    {%u, %u, %u, %u, %u, %u, %u, %u, 0x%x},\n", d->feature, d->cls,
-                d->special, d->imm, d->mem_len, d->elem, d->align, d->d8_shift, d->flags);
+        fprintf(out, "    {%u, %u, %u, %u, %u, %u, %u, %u, %u, 0x%x},\n", d->feature, d->cls,
+                d->special, d->imm, d->mem_len, d->elem, d->align, d->d8_shift, d->n_masked,
+                d->flags);
     }
     fprintf(out, "};\nconst uint16_t native_index[] = {");
     for (unsigned i = 0; i < n_index; i++) {

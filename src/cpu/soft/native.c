@@ -134,6 +134,12 @@ unsigned native_disp8_shift(const struct insn *in)
 {
     struct native_desc x;
     const struct native_desc *d = native_find(in, &x);
+    if (d != NULL && (d->flags & ND_W64) && in->rex == 0) { /* EVEX outside 64-bit mode */
+        struct insn narrow;
+        native_copy(&narrow, in, sizeof(narrow));
+        narrow.w = 0;
+        d = native_find(&narrow, &x);
+    }
     return d == NULL ? 0 : d->d8_shift;
 }
 
@@ -268,20 +274,21 @@ static bool x87_error_waits(struct scpu *c, const struct native_insn *ni)
     return (sw & 0x80) != 0;
 }
 
-static bool misaligned(struct scpu *c, const struct native_insn *ni, uint64_t va)
+/* The access to va has faulted; but the #GP of a misaligned one comes before that. */
+static enum insn_result raise_misaligned(struct scpu *c, const struct native_insn *ni,
+                                         uint64_t va)
 {
-    uint32_t mxcsr;
-    if (ni->desc.align == 0 || (va & (ni->desc.align - 1u)) == 0) {
-        return false;
+    if (ni->desc.align != 0 && (va & (ni->desc.align - 1u)) != 0) {
+        uint32_t mxcsr;
+        soft_enter_fpu(c);
+        __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+        /* AMD's misaligned SSE mode spares most legacy instructions. */
+        if (ni->in.enc != ENC_LEGACY || !(mxcsr & 0x20000)) {
+            c->exc.pending = false;
+            return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
+        }
     }
-    if (ni->in.enc != ENC_LEGACY) {
-        return true;
-    }
-    /* AMD's misaligned SSE mode spares all but the explicitly aligned moves: let those decide.
-     */
-    soft_enter_fpu(c);
-    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
-    return (mxcsr & 0x20000) == 0;
+    return INSN_EXC;
 }
 
 static enum insn_result run_on_memory(struct scpu *c, const struct native_insn *ni, uint64_t va)
@@ -298,14 +305,12 @@ static enum insn_result run_on_memory(struct scpu *c, const struct native_insn *
         if (x87_error_waits(c, ni)) {
             return (enum insn_result)soft_raise(c, EXC_MF);
         }
-        if (misaligned(c, ni, va)) {
-            return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
-        }
-        /* An unmasked x87 exception keeps a store from happening: the old bytes must be there.
-         */
-        p = soft_access(c, va, len, r || (w && d->cls == NC_X87), w);
+        /* An unmasked x87 exception keeps a store from happening, a mask keeps elements: the
+         * old bytes must be there. */
+        bool keeps = w && (d->cls == NC_X87 || (ni->in.enc == ENC_EVEX && ni->in.aaa != 0));
+        p = soft_access(c, va, len, r || keeps, w);
         if (p == NULL) {
-            return INSN_EXC;
+            return raise_misaligned(c, ni, va);
         }
     }
     if (ni->x87_pointers) {
@@ -333,9 +338,9 @@ static enum insn_result run_any(struct scpu *c, const struct native_insn *ni)
         if (soft_operand_linear(c, &ni->in, ni->desc.mem_len, write, &va) != 0) {
             if (x87_error_waits(c, ni)) {
                 c->exc.pending = false; /* #MF comes first */
-                soft_raise(c, EXC_MF);
+                return (enum insn_result)soft_raise(c, EXC_MF);
             }
-            return INSN_EXC;
+            return raise_misaligned(c, ni, soft_ea(c, &ni->in) + c->seg_base[ni->in.seg]);
         }
         return run_on_memory(c, ni, va);
     }
@@ -560,6 +565,11 @@ static enum native_result prepare(struct scpu *c, const struct insn *in, int *re
         native_copy(&narrow, in, sizeof(narrow));
         legacy_mode_fields(&narrow);
         if (in->enc != ENC_LEGACY && (d->flags & ND_W64)) {
+            if (c->vm->model->is_amd && in->enc == ENC_VEX && in->map == MAP_0F3A &&
+                (in->opcode == 0x16 || in->opcode == 0x22)) {
+                *ret_fault = EXC_UD; /* VPINSRQ, VPEXTRQ: ignored by Intel, not by AMD */
+                return NATIVE_OK;
+            }
             narrow.w = 0;
             d = native_find(&narrow, &x87);
             if (d == NULL) {

@@ -351,6 +351,18 @@ static void put_le(uint8_t *p, uint64_t v, unsigned n)
     memcpy(p, &v, n);
 }
 
+/* FSW.ES and B follow from the flags and masks, as the hardware makes it on loading. */
+static void fix_error_summary(uint8_t *img)
+{
+    if (img[2] & ~img[0] & 0x3f) {
+        img[2] |= 0x80;
+        img[3] |= 0x80;
+    } else {
+        img[2] &= 0x7f;
+        img[3] &= 0x7f;
+    }
+}
+
 void native_fpu_reset(struct scpu *c, bool init)
 {
     if (init) {
@@ -413,6 +425,7 @@ int native_state_set(struct scpu *c, const struct vcpu_state *state, struct err 
     memcpy(c->xsave, state->xsave, sizeof(c->xsave));
     memset(c->xsave + 512, 0, 64);
     put_le(c->xsave + 512, in_use, 8);
+    fix_error_summary(c->xsave);
     nc->x87 = (struct native_x87_ptr){0};
     return 0;
 }

@@ -78,8 +78,14 @@ static enum insn_result run_elements(struct scpu *c, const struct native_insn *n
     uint64_t start = soft_ea(c, &ni->in) + c->seg_base[ni->in.seg];
     uint8_t *buf = c->native->buf[0] + (start & 63);
     native_zero(c->native->buf, sizeof(c->native->buf));
-    if (load_elements(c, &ni->in, buf, elem, mask, write) != 0 ||
-        !native_run_stub(c, ni->stub, buf)) {
+    if (load_elements(c, &ni->in, buf, elem, mask, write) != 0) {
+        if (ni->desc.align != 0 && (start & (ni->desc.align - 1u)) != 0) {
+            c->exc.pending = false; /* misalignment is seen first */
+            soft_raise_err(c, EXC_GP, 0);
+        }
+        return INSN_EXC;
+    }
+    if (!native_run_stub(c, ni->stub, buf)) {
         return INSN_EXC;
     }
     if (write && store_elements(c, &ni->in, buf, elem, mask) != 0) {
@@ -98,15 +104,16 @@ enum insn_result native_masked_access(struct scpu *c, const struct native_insn *
     const struct native_desc *d = &ni->desc;
     unsigned elem = d->elem == 0 ? d->mem_len : d->elem;
     unsigned n = d->mem_len / elem;
-    unsigned vec = (16u << (ni->in.vl & 3)) / elem;
+    uint64_t va;
     soft_enter_fpu(c);
-    uint64_t k = native_k_get(c, ni->in.aaa & 7u);
-    uint64_t mask = k & low_bits(n);
-    if (ni->in.b || (d->flags & ND_BCAST)) {
-        mask = 0;
-        for (unsigned i = 0; i < vec; i++) {
-            mask |= (k >> i & 1) << (i % n);
-        }
+    /* A limit counts for the operand as a whole. */
+    if (!(c->mode & MODE_64) &&
+        element_linear(c, &ni->in, 0, d->mem_len, (d->flags & ND_MEM_W) != 0, &va) != 0) {
+        return INSN_EXC;
+    }
+    uint64_t k = native_k_get(c, ni->in.aaa & 7u), mask = 0;
+    for (unsigned i = 0; i < d->n_masked; i++) {
+        mask |= (k >> i & 1) << (i % n); /* a broadcast element serves several */
     }
     return run_elements(c, ni, elem, mask);
 }
@@ -169,7 +176,8 @@ enum insn_result native_maskmov_bytes(struct scpu *c, const struct native_insn *
     if ((c->mode & MODE_64) && in.seg != X86_FS && in.seg != X86_GS) {
         in.seg = X86_DS;
     }
-    if (load_elements(c, &in, data, 1, mask, true) != 0 ||
+    /* All of the operand is checked, selected or not. */
+    if (load_elements(c, &in, data, len, 1, true) != 0 ||
         store_elements(c, &in, data, 1, mask) != 0) {
         return INSN_EXC;
     }
@@ -202,8 +210,10 @@ enum insn_result native_compress(struct scpu *c, const struct native_insn *ni)
 /* ---- gathers and scatters ---- */
 struct vsib {
     unsigned index_reg, index_size, data_size, n, vec;
+    unsigned full; /* bytes of a whole vector register */
     uint8_t *index, *data, *mask;
     uint64_t k; /* elements still to do */
+    bool some;  /* one was loaded */
 };
 
 static void vsib_open(struct scpu *c, const struct native_insn *ni, struct vsib *v)
@@ -218,17 +228,18 @@ static void vsib_open(struct scpu *c, const struct native_insn *ni, struct vsib 
     v->data_size = in->w ? 8 : 4;
     v->vec = 16u << (in->vl & 3);
     v->n = v->vec / (v->index_size > v->data_size ? v->index_size : v->data_size);
+    v->full = (nc->rfbm & 0xe0) == 0xe0 ? 64 : 32;
+    v->some = false;
     v->index = nc->buf[0];
     v->data = nc->buf[1];
     v->mask = nc->buf[2];
-    native_zero(nc->buf, sizeof(nc->buf));
-    native_vec_get(c, v->index_reg, v->vec, v->index);
-    native_vec_get(c, in->reg, v->vec, v->data);
+    native_vec_get(c, v->index_reg, v->full, v->index);
+    native_vec_get(c, in->reg, v->full, v->data);
     if (in->enc == ENC_EVEX) {
-        v->k = native_k_get(c, in->aaa) & low_bits(v->n);
+        v->k = native_k_get(c, in->aaa);
         return;
     }
-    native_vec_get(c, in->vvvv, v->vec, v->mask);
+    native_vec_get(c, in->vvvv, v->full, v->mask);
     v->k = 0;
     for (unsigned i = 0; i < v->n; i++) {
         v->k |= (uint64_t)(v->mask[(i + 1) * v->data_size - 1] >> 7) << i;
@@ -263,23 +274,39 @@ static int vsib_linear(struct scpu *c, const struct insn *in, const struct vsib 
     return soft_seg_linear(c, (enum x86_seg)in->seg, ea, v->data_size, write, ret_va);
 }
 
-/* Writes the mask back as it is now; done: all of it is clear. */
-static void vsib_close(struct scpu *c, const struct insn *in, const struct vsib *v, bool done,
-                       bool gather)
+/* All done: the mask is clear, and what lies above the elements of the destination. */
+static void vsib_finish(struct scpu *c, const struct insn *in, const struct vsib *v,
+                        bool gather)
 {
     if (gather) {
-        native_zero(v->data + (size_t)v->n * v->data_size, 64 - (size_t)v->n * v->data_size);
-        native_vec_put(c, in->reg, in->enc == ENC_EVEX ? 64 : 32, v->data);
+        native_zero(v->data + (size_t)v->n * v->data_size,
+                    v->full - (size_t)v->n * v->data_size);
+        native_vec_put(c, in->reg, v->full, v->data);
     }
     if (in->enc == ENC_EVEX) {
-        native_k_put(c, in->aaa, done ? 0 : v->k);
+        native_k_put(c, in->aaa, 0);
         return;
     }
-    if (done) {
-        native_zero(v->mask, 64);
+    native_zero(v->mask, v->full);
+    native_vec_put(c, in->vvvv, v->full, v->mask);
+}
+
+/* Element i faulted: those before it are done, the rest is as it was. Once an element was
+ * loaded the destination has been written as a vector of its length. */
+static void vsib_break(struct scpu *c, const struct insn *in, const struct vsib *v, unsigned i,
+                       bool gather)
+{
+    if (gather && v->some) {
+        size_t dest = MAX(16u, v->n * v->data_size);
+        native_zero(v->data + dest, v->full - dest);
+        native_vec_put(c, in->reg, v->full, v->data);
     }
-    native_zero(v->mask + v->vec, 64 - v->vec);
-    native_vec_put(c, in->vvvv, 32, v->mask);
+    if (in->enc == ENC_EVEX) {
+        native_k_put(c, in->aaa, v->k);
+        return;
+    }
+    native_zero(v->mask, (size_t)i * v->data_size);
+    native_vec_put(c, in->vvvv, v->full, v->mask);
 }
 
 enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
@@ -290,7 +317,6 @@ enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
     if (vsib_undefined(ni, &v)) {
         return (enum insn_result)soft_raise(c, EXC_UD);
     }
-    bool begun = false;
     for (unsigned i = 0; i < v.n; i++) {
         uint64_t va;
         if (!(v.k >> i & 1)) {
@@ -299,18 +325,13 @@ enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
         uint8_t *to = v.data + (size_t)i * v.data_size;
         if (vsib_linear(c, in, &v, i, false, &va) != 0 ||
             soft_lin_read(c, va, to, v.data_size, acc_rights(c)) != 0) {
-            if (begun) {
-                vsib_close(c, in, &v, false, true);
-            }
+            vsib_break(c, in, &v, i, true);
             return INSN_EXC;
         }
-        begun = true;
+        v.some = true;
         v.k &= ~(UINT64_C(1) << i);
-        if (in->enc != ENC_EVEX) {
-            native_zero(v.mask + (size_t)i * v.data_size, v.data_size);
-        }
     }
-    vsib_close(c, in, &v, true, true);
+    vsib_finish(c, in, &v, true);
     return INSN_NEXT;
 }
 
@@ -330,12 +351,12 @@ enum insn_result native_scatter(struct scpu *c, const struct native_insn *ni)
         uint8_t *from = v.data + (size_t)i * v.data_size;
         if (vsib_linear(c, in, &v, i, true, &va) != 0 ||
             soft_lin_write(c, va, from, v.data_size, acc_rights(c)) != 0) {
-            vsib_close(c, in, &v, false, false);
+            vsib_break(c, in, &v, i, false);
             return INSN_EXC;
         }
         v.k &= ~(UINT64_C(1) << i);
     }
-    vsib_close(c, in, &v, true, false);
+    vsib_finish(c, in, &v, false);
     return INSN_NEXT;
 }
 

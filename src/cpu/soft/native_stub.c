@@ -116,6 +116,17 @@ static void put_insn(struct code *k, const struct insn *in, unsigned imm, unsign
     }
 }
 
+/* VZEROUPPER and VZEROALL outside 64-bit mode leave registers 8 and up alone. */
+static void put_vzero_low(struct code *k, bool all)
+{
+    for (unsigned n = 0; n < 8; n++) {
+        put8(k, 0xc5); /* vxorps or vmovaps xmmN, xmmN */
+        put8(k, all ? 0x80 | (~n & 15) << 3 : 0xf8);
+        put8(k, all ? 0x57 : 0x28);
+        put8(k, 0xc0 | n << 3 | n);
+    }
+}
+
 static void put_flags_load(struct code *k)
 {
     put8(k, 0x0f); /* movzx eax, word [rdi + aflags] */
@@ -234,7 +245,12 @@ static void emit(struct code *k, const struct native_insn *ni)
     unsigned reg = fl & (ND_REG_R | ND_REG_W) ? RAX : in->reg;
     unsigned rm = in->is_mem ? mem : fl & (ND_RM_R | ND_RM_W) ? RCX : in->rm;
     unsigned v = fl & (ND_V_R | ND_V_W) ? R8 : in->vvvv;
-    put_insn(k, in, ni->desc.imm, reg, rm, v);
+    if (in->enc == ENC_VEX && in->map == MAP_0F && in->opcode == 0x77 &&
+        !(ni->mode & MODE_64)) {
+        put_vzero_low(k, in->vl != 0);
+    } else {
+        put_insn(k, in, ni->desc.imm, reg, rm, v);
+    }
     put_operand_stores(k, in, fl);
     if (fl & ND_FLAGS) {
         put_flags_store(k);

@@ -122,8 +122,7 @@ enum {
     ND_NF = 1 << 14,    /* EVEX mask does not suppress memory faults */
     ND_VL = 1 << 15,    /* needs AVX512VL too */
     ND_OUT_RAX = 1 << 16,
-    ND_BCAST = 1 << 18, /* memory elements are repeated over the register */
-    ND_W64 = 1 << 17,   /* VEX.W/EVEX.W is ignored outside 64-bit mode */
+    ND_W64 = 1 << 17, /* VEX.W/EVEX.W is ignored outside 64-bit mode */
 };
 #define ND_GPRS (ND_REG_R | ND_REG_W | ND_RM_R | ND_RM_W | ND_V_R | ND_V_W)
 
@@ -134,6 +133,7 @@ struct native_desc {
     uint8_t elem;     /* bytes of one of its elements */
     uint8_t align;    /* required alignment, 0: none */
     uint8_t d8_shift; /* EVEX disp8*N */
+    uint8_t n_masked; /* EVEX: mask bits that decide about the memory operand */
     uint32_t flags;
 };
 
