@@ -156,6 +156,11 @@ static void raw_submit(struct block_node *node, struct block_req *req)
     struct raw *raw = of(node);
     bool direct = raw->ring != NULL;
     memset(req->priv, 0, sizeof(req->priv));
+    /* Where the file system can not write without waiting, io_uring would hand it to threads of
+     * its own, which is slower than ours. */
+    if (req->op == BLOCK_WRITE && __atomic_load_n(&raw->no_nowait_write, __ATOMIC_RELAXED)) {
+        direct = false;
+    }
     if (req->op == BLOCK_DISCARD || req->op == BLOCK_WRITE_ZEROES) {
         bool punch = req->op == BLOCK_DISCARD || (req->flags & BLOCK_REQ_MAY_UNMAP) != 0;
         req->priv[RAW_PRIV_FMODE] =
