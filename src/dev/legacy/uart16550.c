@@ -3,9 +3,12 @@
  *
  * Bytes take no time: a transmitted byte is in the output queue at once, a received one in the
  * FIFO. The character time-out interrupt therefore comes with the first byte below the trigger
- * level. When nobody takes the output, the queue (64 KiB) fills, and the transmitter reports
- * busy for at most STALL_NS without progress; then bytes are dropped until the reader comes
- * back, so that a guest never hangs on its console and a slow reader loses nothing.
+ * level. Input waits in the back end until the guest listens (request to send, receive
+ * interrupt, or a loop that polls the line status): drivers empty the FIFO when they start, and
+ * what was typed ahead would be lost. When nobody takes the output, the queue (64 KiB) fills,
+ * and the transmitter reports busy for at most STALL_NS without progress; then bytes are
+ * dropped until the reader comes back, so that a guest never hangs on its console and a slow
+ * reader loses nothing.
  *
  * Thread and lock: the machine's device lock; back ends call in on any thread.
  * Saved: registers, FIFO, output that is still queued.
@@ -59,6 +62,8 @@ enum { RBR, IER, IIR, LCR, MCR, LSR, MSR, SCR };
 
 #define FIFO_BYTES 16u
 #define STALL_NS   UINT64_C(500000000)
+/* Reads of LSR with no byte sent in between, after which a guest must be waiting for input. */
+#define POLLS_LISTENING 64u
 
 struct uart16550 {
     struct dev dev;
@@ -68,6 +73,7 @@ struct uart16550 {
     uint8_t msr_deltas, modem; /* low and high half of MSR, outside of loopback */
     uint8_t fifo[FIFO_BYTES];
     uint8_t fifo_len;
+    uint8_t polls; /* reads of LSR since the last byte was sent, up to POLLS_LISTENING */
     bool thre_irq; /* the transmitter-empty interrupt is due */
     bool blocked;  /* the queue was filled and nobody has taken from it since */
     bool stalled;  /* output is dropped until the reader takes some */
@@ -156,6 +162,22 @@ static void modem_changed(struct uart16550 *u, uint8_t old)
     u->msr_deltas |= (changed & MSR_RI) != 0 && (now & MSR_RI) == 0 ? MSR_TERI : 0;
 }
 
+static bool is_listening(const struct uart16550 *u)
+{
+    /* All four interrupts for a moment is how drivers probe the register's width. */
+    bool wants_irq = (u->ier & IER_RDA) != 0 && u->ier != 0x0f;
+
+    return (u->mcr & MCR_LOOP) == 0 &&
+           ((u->mcr & MCR_RTS) != 0 || wants_irq || u->polls == POLLS_LISTENING);
+}
+
+static void rx_wanted(const struct uart16550 *u)
+{
+    if (u->cfg.rx_ready != NULL && is_listening(u)) {
+        u->cfg.rx_ready(u->cfg.rx_opaque);
+    }
+}
+
 static void rx_push(struct uart16550 *u, uint8_t byte)
 {
     if (u->fifo_len < rx_capacity(u)) {
@@ -177,8 +199,8 @@ static uint8_t rx_pop(struct uart16550 *u)
     }
     u->fifo_len--;
     memmove(u->fifo, u->fifo + 1, u->fifo_len);
-    if (u->fifo_len == 0 && (u->mcr & MCR_LOOP) == 0 && u->cfg.rx_ready != NULL) {
-        u->cfg.rx_ready(u->cfg.rx_opaque);
+    if (u->fifo_len == 0) {
+        rx_wanted(u);
     }
     return byte;
 }
@@ -186,6 +208,7 @@ static uint8_t rx_pop(struct uart16550 *u)
 static void tx_byte(struct uart16550 *u, uint8_t byte)
 {
     u->thre_irq = false;
+    u->polls = 0;
     if ((u->mcr & MCR_LOOP) != 0) {
         rx_push(u, byte);
     } else {
@@ -237,9 +260,7 @@ static void fcr_write(struct uart16550 *u, uint8_t value)
     }
     if ((value & FCR_CLEAR_RX) != 0) {
         u->fifo_len = 0;
-        if (u->cfg.rx_ready != NULL) {
-            u->cfg.rx_ready(u->cfg.rx_opaque);
-        }
+        rx_wanted(u);
     }
     if ((value & FCR_CLEAR_TX) != 0) {
         u->thre_irq = true;
@@ -267,7 +288,7 @@ static void tell_modem(const struct uart16550 *u)
 static void uart_write_byte(struct uart16550 *u, unsigned reg, uint8_t value)
 {
     uint8_t old = modem_value(u);
-    bool dlab = (u->lcr & LCR_DLAB) != 0;
+    bool dlab = (u->lcr & LCR_DLAB) != 0, listened = is_listening(u);
 
     switch (reg) {
     case RBR:
@@ -297,6 +318,9 @@ static void uart_write_byte(struct uart16550 *u, unsigned reg, uint8_t value)
     case SCR: u->scr = value; break;
     default: break; /* LSR and MSR: factory test */
     }
+    if (!listened) {
+        rx_wanted(u);
+    }
     uart_update(u);
 }
 
@@ -320,6 +344,9 @@ static uint8_t uart_read_byte(struct uart16550 *u, unsigned reg)
     case LSR:
         v = lsr_value(u);
         u->lsr_errors = 0;
+        if (u->polls < POLLS_LISTENING && ++u->polls == POLLS_LISTENING) {
+            rx_wanted(u);
+        }
         break;
     case MSR:
         v = modem_value(u) | u->msr_deltas;
@@ -357,6 +384,7 @@ static void uart_reset_locked(struct uart16550 *u)
     u->dlm = 0;
     u->lsr_errors = u->msr_deltas = 0;
     u->fifo_len = 0;
+    u->polls = 0;
     u->thre_irq = false;
     uart_update(u);
 }
@@ -450,8 +478,8 @@ static void uart_resume(struct dev *dev)
     if (byteq_is_full(u->out) && !u->stalled) {
         timer_arm(&u->stall, vmclock_now_ns(u->cfg.clock) + STALL_NS);
     }
-    if (u->fifo_len == 0 && u->cfg.rx_ready != NULL) {
-        u->cfg.rx_ready(u->cfg.rx_opaque);
+    if (u->fifo_len == 0) {
+        rx_wanted(u);
     }
 }
 
@@ -517,7 +545,7 @@ struct dev *uart16550_dev(struct uart16550 *u)
 size_t uart16550_room(struct uart16550 *u)
 {
     SCOPED_LOCK(u->cfg.lock);
-    return (u->mcr & MCR_LOOP) != 0 ? 0 : rx_capacity(u) - MIN(u->fifo_len, rx_capacity(u));
+    return is_listening(u) ? rx_capacity(u) - MIN(u->fifo_len, rx_capacity(u)) : 0;
 }
 
 size_t uart16550_receive(struct uart16550 *u, const uint8_t *data, size_t len)
@@ -525,7 +553,7 @@ size_t uart16550_receive(struct uart16550 *u, const uint8_t *data, size_t len)
     size_t n = 0;
 
     SCOPED_LOCK(u->cfg.lock);
-    while (n < len && (u->mcr & MCR_LOOP) == 0 && u->fifo_len < rx_capacity(u)) {
+    while (n < len && is_listening(u) && u->fifo_len < rx_capacity(u)) {
         rx_push(u, data[n++]);
     }
     uart_update(u);

@@ -32,7 +32,7 @@ int uart16550_new(struct uart16550 **ret_uart, const struct uart16550_config *cf
 struct dev *uart16550_dev(struct uart16550 *uart);
 
 /* All from any thread, device lock not held. */
-size_t uart16550_room(struct uart16550 *uart); /* bytes of input that fit now */
+size_t uart16550_room(struct uart16550 *uart); /* bytes of input that are taken now */
 size_t uart16550_receive(struct uart16550 *uart, const uint8_t *data, size_t len); /* taken */
 void uart16550_receive_break(struct uart16550 *uart);
 void uart16550_tx_ready(struct uart16550 *uart);             /* the sink can take more */
