@@ -21,13 +21,14 @@ all: $(DIR)/.built
 
 $(DIR)/build.ninja:
 	@meson setup $(DIR) $(FLAGS_$(BUILD)) >$(DIR).setup.log 2>&1 || \
-	    { cat $(DIR).setup.log; rm -rf $(DIR) $(DIR).setup.log; exit 1; }
+	    { grep -E 'ERROR|not found' $(DIR).setup.log || tail -n 20 $(DIR).setup.log; \
+	      rm -rf $(DIR) $(DIR).setup.log; exit 1; }
 	@mv $(DIR).setup.log $(DIR)/setup.log
 
-# Ninja knows what is out of date; this only prints less when nothing is.
+# Ninja knows what is out of date; it need not say that nothing is.
 .PHONY: $(DIR)/.built
 $(DIR)/.built: $(DIR)/build.ninja
-	@$(NINJA) -C $(DIR) $(if $(filter s,$(findstring s,$(firstword -$(MAKEFLAGS)))),--quiet)
+	@$(NINJA) -C $(DIR) -n | grep -q 'no work to do' || $(NINJA) -C $(DIR)
 
 guest:
 	@image/make-guest
