@@ -249,21 +249,22 @@ static void stall_fired(void *opaque)
 
 static void fcr_write(struct uart16550 *u, uint8_t value)
 {
-    /* Turning the FIFOs on or off empties them; the other bits count only with bit 0. */
-    if (((value ^ u->fcr) & FCR_ENABLE) != 0) {
-        value |= FCR_CLEAR_RX | FCR_CLEAR_TX;
-        u->fifo_len = 0;
-    }
     if ((value & FCR_ENABLE) == 0) {
+        /* Turning the FIFOs off empties them; the other bits count only with bit 0. */
+        if (fifo_on(u)) {
+            u->fifo_len = 0;
+        }
         u->fcr = 0;
         return;
     }
+    /* The chip also empties them when they are turned on. Drivers enable the interrupt just
+     * before: a byte that came in between is kept, as if it had come a moment later. */
     if ((value & FCR_CLEAR_RX) != 0) {
         u->fifo_len = 0;
         rx_wanted(u);
     }
-    if ((value & FCR_CLEAR_TX) != 0) {
-        u->thre_irq = true;
+    if ((value & FCR_CLEAR_TX) != 0 || !fifo_on(u)) {
+        u->thre_irq = tx_empty(u);
     }
     u->fcr = value & 0xc9;
 }
