@@ -186,18 +186,19 @@ static int find_entry(struct scpu *c, const struct event *ev, const struct gate 
 
 static int push_frame64(struct scpu *c, const struct event *ev, struct entry *e)
 {
-    uint64_t frame[6] = {ev->error,  ev->rip,         c->seg[X86_CS].sel,
-                         ev->rflags, c->gpr[X86_RSP], c->seg[X86_SS].sel};
-    unsigned skip = ev->has_error ? 0 : 1;
-    unsigned len = 48 - skip * 8;
-    uint64_t sp = e->st.sp - len;
+    uint64_t frame[6] = {c->seg[X86_SS].sel, c->gpr[X86_RSP], ev->rflags,
+                         c->seg[X86_CS].sel, ev->rip,         ev->error};
+    unsigned n = ev->has_error ? 6 : 5;
+    uint64_t sp = e->st.sp - n * 8;
     unsigned acc = ACC_WRITE | (e->cpl == 3 ? ACC_USER : ACC_SYS);
 
-    if (!soft_canonical(c, sp) || !soft_canonical(c, sp + len - 1)) {
+    if (!soft_canonical(c, sp) || !soft_canonical(c, e->st.sp - 1)) {
         return soft_raise_err(c, EXC_SS, e->st.error);
     }
-    if (soft_lin_write(c, sp, frame + skip, len, acc)) {
-        return INSN_EXC;
+    for (unsigned i = 0; i < n; i++) {
+        if (soft_st(c, e->st.sp - 8 - i * 8, 8, acc, frame[i])) {
+            return INSN_EXC;
+        }
     }
     e->st.sp = sp;
     return 0;
@@ -260,7 +261,7 @@ static int deliver_task(struct scpu *c, const struct event *ev, uint16_t tss_sel
 
 static int deliver(struct scpu *c, const struct event *ev)
 {
-    struct gate g;
+    struct gate g = {0};
     struct entry e;
 
     if (!(c->cr0 & CR0_PE)) {
@@ -336,6 +337,7 @@ int soft_deliver_event(struct scpu *c, enum soft_event kind, uint8_t vector, boo
     if (deliver_kind(c, kind, &x)) {
         return INSN_EXC;
     }
+    c->step_rule = STEP_NEVER;
     if (kind == SOFT_EV_NMI) {
         c->nmi_blocked = true;
     }
@@ -347,6 +349,7 @@ int exc_icebp(struct scpu *c)
     struct event ev = {
         .vector = EXC_DB, .ext = 1, .rip = c->next_rip, .rflags = soft_get_rflags(c)};
 
+    c->step_rule = STEP_NEVER;
     return deliver(c, &ev);
 }
 

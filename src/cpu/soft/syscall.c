@@ -64,6 +64,7 @@ enum insn_result soft_insn_syscall(struct scpu *c, const struct insn *in)
         rflags &= ~(FL_VM | FL_IF);
     }
     enter_kernel(c, c->star >> 32, soft_long_mode(c));
+    c->step_rule = STEP_TF_AFTER;
     soft_set_rflags(c, rflags);
     return INSN_JUMP;
 }
@@ -84,6 +85,7 @@ enum insn_result soft_insn_sysret(struct scpu *c, const struct insn *in)
                                         : soft_get_rflags(c) | FL_IF;
     enter_user(c, to64 ? sel + 16 : sel, sel + 8, to64);
     c->rip = rip;
+    c->step_rule = STEP_TF_AFTER;
     soft_set_rflags(c, rflags);
     return INSN_JUMP;
 }

@@ -167,6 +167,7 @@ static enum insn_result int_redirected(struct scpu *c, uint8_t vector)
         return INSN_EXC;
     }
     stack_commit(c, &st);
+    c->step_rule = STEP_NEVER;
     seg_set_vm86(&c->seg[X86_CS], (uint16_t)(vec >> 16));
     c->rip = vec & 0xffff;
     soft_set_rflags(c, soft_get_rflags(c) & ~(FL_TF | (iopl3 ? FL_IF : FL_VIF)));
