@@ -5,20 +5,9 @@
 #include "block/raw_priv.h"
 
 #include "base/cleanup.h"
-#include "base/log.h"
 
 #include <signal.h>
 #include <string.h>
-
-void pool_init(struct pool *pool, pool_run_fn *run, void *opaque)
-{
-    memset(pool, 0, sizeof(*pool));
-    pthread_mutex_init(&pool->lock, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    pool->run = run;
-    pool->opaque = opaque;
-    pool->tail = &pool->head;
-}
 
 static struct block_req *take(struct pool *pool)
 {
@@ -54,18 +43,32 @@ static void *worker(void *opaque)
     return NULL;
 }
 
-static void start_thread(struct pool *pool)
+static int start_thread(struct pool *pool)
 {
     sigset_t all;
     sigset_t old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    if (pthread_create(&pool->thread[pool->threads], NULL, worker, pool) == 0) {
-        pool->threads++;
-    } else if (pool->threads == 0) {
-        log_error("no thread for disk requests: they wait until the host has one");
-    }
+    int rc = pthread_create(&pool->thread[pool->threads], NULL, worker, pool);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pool->threads += rc == 0;
+    return -rc;
+}
+
+int pool_init(struct pool *pool, pool_run_fn *run, void *opaque)
+{
+    memset(pool, 0, sizeof(*pool));
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pool->run = run;
+    pool->opaque = opaque;
+    pool->tail = &pool->head;
+    int rc = start_thread(pool);
+    if (rc != 0) {
+        pthread_cond_destroy(&pool->wake);
+        pthread_mutex_destroy(&pool->lock);
+    }
+    return rc;
 }
 
 void pool_push(struct pool *pool, struct block_req *req)
@@ -76,7 +79,7 @@ void pool_push(struct pool *pool, struct block_req *req)
     pool->tail = &req->next;
     pool->queued++;
     if (pool->idle < pool->queued && pool->threads < POOL_THREADS_MAX) {
-        start_thread(pool);
+        (void)start_thread(pool); /* if not: those that there are take it later */
     }
     pthread_cond_signal(&pool->wake);
 }

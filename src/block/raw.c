@@ -322,11 +322,15 @@ static int take_size(struct raw *raw, const char *name, const struct stat *st, s
 
 static int start_engine(struct raw *raw, const struct block_raw_cfg *cfg, struct err *err)
 {
-    pool_init(&raw->pool, run, raw);
+    int rc = pool_init(&raw->pool, run, raw);
+    if (rc != 0) {
+        return ERR(err, LIMIT, -rc, "disk %s: no thread for it: %s", raw->node.name,
+                   strerror(-rc));
+    }
     if (cfg->engine == BLOCK_RAW_THREADS) {
         return 0;
     }
-    int rc = uring_new(&raw->ring, raw->fd, divert, raw);
+    rc = uring_new(&raw->ring, raw->fd, divert, raw);
     if (rc == 0 || cfg->engine == BLOCK_RAW_AUTO) {
         return 0;
     }

@@ -6,8 +6,9 @@
 #include <pthread.h>
 
 /*
- * Threads that run requests one by one, started when there is work and no idle thread. run
- * returns the result. Owner: the node; everything is done before pool_done.
+ * Threads that run requests one by one: one from the start (later a sandbox may refuse
+ * threads), more when there is work and no idle thread. run returns the result. Owner: the
+ * node; everything is done before pool_done.
  */
 #define POOL_THREADS_MAX 8
 
@@ -25,7 +26,8 @@ struct pool {
     pthread_t thread[POOL_THREADS_MAX];
 };
 
-void pool_init(struct pool *pool, pool_run_fn *run, void *opaque);
+/* 0 or -errno, and then nothing is to be undone. */
+int pool_init(struct pool *pool, pool_run_fn *run, void *opaque);
 void pool_push(struct pool *pool, struct block_req *req);
 void pool_done(struct pool *pool); /* nothing is queued; joins */
 

@@ -26,8 +26,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define NET_FRAME_MAX (65535 + 14 + 4) /* bytes: largest TSO packet, Ethernet header, one tag  \
-                                        */
+#define NET_FRAME_MAX                                                                          \
+    (65535 + 14 + 4) /* bytes: largest TSO packet, Ethernet header, one tag                    \
+                      */
 #define NET_IOV_MAX 256
 
 #define NET_HDR_NEEDS_CSUM 1 /* flags: checksum from csum_start on is to be filled in */
