@@ -84,6 +84,7 @@ static const struct msr_field table[] = {
 _Static_assert(sizeof(table) / sizeof(table[0]) <= KVM_N_MSRS, "v->msrs holds all of them");
 
 #define MSR_KVM_WALL_CLOCK 0x4b564d00
+#define MSR_DEBUGCTL       0x1d9 /* on AMD some kernels log every write, also of 0 */
 
 union msr_buffer {
     struct kvm_msrs head;
@@ -102,7 +103,7 @@ void kvm_msr_find(struct engine_vcpu *v)
     for (unsigned i = 0; i < ARRAY_LEN(table); i++) {
         uint64_t value;
         if (kvm_msr_get_one(v, table[i].msr, &value) == 0 &&
-            kvm_msr_set_one(v, table[i].msr, value) == 0) {
+            (table[i].msr == MSR_DEBUGCTL || kvm_msr_set_one(v, table[i].msr, value) == 0)) {
             v->msrs[v->n_msrs++] = (uint8_t)i;
         }
     }
@@ -133,10 +134,13 @@ int kvm_msr_set(struct engine_vcpu *v, const struct vcpu_state *s, uint32_t *ret
 
     for (unsigned i = 0; i < v->n_msrs; i++) {
         const struct msr_field *f = &table[v->msrs[i]];
-        uint64_t value;
+        uint64_t value, now;
         memcpy(&value, (const char *)s + f->offset, sizeof(value));
         /* Writing this one writes the guest's memory: only if it ever did so itself. */
         if (f->msr == MSR_KVM_WALL_CLOCK && value == 0) {
+            continue;
+        }
+        if (f->msr == MSR_DEBUGCTL && kvm_msr_get_one(v, f->msr, &now) == 0 && now == value) {
             continue;
         }
         b.head.entries[b.head.nmsrs++] = (struct kvm_msr_entry){.index = f->msr, .data = value};

