@@ -1,0 +1,53 @@
+#!/usr/bin/python3
+"""Processes, exec, pipes, sockets, mappings, signals and files in the guest, without a warning of its
+kernel. LOAD_SECONDS sets how long (20; the long run is 600)."""
+
+import os
+import re
+import subprocess
+import tempfile
+
+import vm
+
+SECONDS = int(os.environ.get("LOAD_SECONDS", "20"))
+
+
+def initrd_with(files, tmp):
+    """The default guest's initrd with files added: cpio archives may follow each other."""
+    _, initrd = vm.guest_files()
+    names = "\n".join(files) + "\n"
+    extra = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tmp, check=True,
+                           input=names.encode(), stdout=subprocess.PIPE).stdout
+    path = os.path.join(tmp, "initrd.img")
+    with open(initrd, "rb") as f, open(path, "wb") as out:
+        out.write(f.read() + extra)
+    return path
+
+
+def load(cpus):
+    with tempfile.TemporaryDirectory() as tmp:
+        here = os.path.dirname(os.path.abspath(__file__))
+        subprocess.run(["cc", "-O2", "-static", "-o", os.path.join(tmp, "load"),
+                        os.path.join(here, "load.c")], check=True)
+        kernel, _ = vm.guest_files()
+        with vm.VM(run=f"mkdir -p /tmp; /load {SECONDS} {cpus * 2}", cpus=cpus, memory="512M",
+                   kernel=kernel, initrd=initrd_with(["load"], tmp)) as g:
+            g.expect("viv.run: start")
+            g.wait(deadline_s=SECONDS * 3 + 240)
+            vm.no_kernel_trouble(g)
+            vm.check("load: all well" in g.console and "viv.run: exit 0" in g.console,
+                     g.console[-1500:])
+            rounds = sum(int(n) for n in re.findall(r"load: (\d+) rounds", g.console))
+            print(f"{cpus} CPUs: {rounds} rounds in {SECONDS} s")
+            vm.check(rounds > 0, "no work was done")
+
+
+def one_cpu():
+    load(1)
+
+
+def four_cpus():
+    load(4)
+
+
+vm.run_cases([one_cpu, four_cpus])
