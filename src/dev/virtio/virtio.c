@@ -78,7 +78,7 @@ void virtio_broken(struct virtio_dev *vd, const char *what)
     for (unsigned i = 0; i < vd->queue_count; i++) {
         vd->queue[i].running = false;
     }
-    if (log_limit_pass(&vd->log_limit, 3)) {
+    if (log_limit_pass(&vd->log_limit, 1)) {
         log_warn("%s: %s; the device needs a reset by its driver", vd->ops->name, what);
     }
     if ((vd->status & VIRTIO_S_DRIVER_OK) != 0 && vd->tops != NULL) {

@@ -79,6 +79,7 @@ struct virtio_blk {
     unsigned fresh;           /* requests[fresh..] were never used */
     struct blk_request *pool; /* used and free again */
     bool readonly;
+    struct log_limit io_log;
     char serial[ID_BYTES];
     uint8_t config[CONFIG_BYTES];
     struct virtio_blk_stats stats; /* relaxed atomics; block part unused */
@@ -330,6 +331,18 @@ static void blk_notify(struct virtio_dev *vd, unsigned q)
     block_kick(of(vd)->node);
 }
 
+/* What the host refused; a guest that asks for nonsense gets no further than block_submit. */
+static void report(struct virtio_blk *blk, const struct block_req *io, int result)
+{
+    static const char *const names[BLOCK_OP_COUNT] = {"read", "write", "flush", "discard",
+                                                      "write zeroes"};
+    if (result != 0 && result != -EOPNOTSUPP && log_limit_pass(&blk->io_log, 1)) {
+        log_warn("disk %s: %s of %llu bytes at %llu failed: %s", blk->node->name, names[io->op],
+                 (unsigned long long)io->len_bytes, (unsigned long long)io->offset_bytes,
+                 strerror(-result));
+    }
+}
+
 static bool more_ranges(struct virtio_blk *blk, struct blk_request *rq, int *result)
 {
     if (*result != 0 || rq->range_done + 1 >= rq->range_count || rq->epoch != blk->vd.epoch) {
@@ -348,6 +361,7 @@ static void request_done(struct block_req *io, int result)
     struct virtio_dev *vd = &blk->vd;
 
     SCOPED_LOCK(&vd->lock);
+    report(blk, io, result);
     if (more_ranges(blk, rq, &result)) {
         block_kick(blk->node);
         return;
