@@ -224,6 +224,18 @@ static void show_inputs(const struct dt_case *k)
            k->in.xsave[4]);
 }
 
+/* AddressSanitizer's shadow lies where the engine's side has nothing. */
+static bool in_sanitizer_memory(const struct dt_result *ours)
+{
+#ifdef __SANITIZE_ADDRESS__
+    return ours->vector == 14 && ours->cr2 >= 0x7fff7000 &&
+           ours->cr2 < UINT64_C(0x100080000000);
+#else
+    (void)ours;
+    return false;
+#endif
+}
+
 static void check(const struct options *o, struct totals *t, const struct dt_case *k,
                   struct dt_result *host)
 {
@@ -246,7 +258,7 @@ static void check(const struct options *o, struct totals *t, const struct dt_cas
         struct report r = {NULL, 0};
         dt_soft_run(k, &ours, step != 0);
         compare(&r, k, &copy, &ours);
-        if (r.n == 0 && !o->has_only) {
+        if ((r.n == 0 && !o->has_only) || in_sanitizer_memory(&ours)) {
             continue;
         }
         t->bad += r.n != 0;
