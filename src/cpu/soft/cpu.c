@@ -6,6 +6,7 @@
 
 #include "cpu/soft/block.h"
 #include "cpu/soft/exc.h"
+#include "cpu/soft/msr.h"
 #include "cpu/soft/native.h"
 
 #include "base/clock.h"
@@ -281,6 +282,7 @@ void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
     if (c->stats.first_instruction_ns == 0 && c->mp_state == VCPU_RUNNABLE) {
         c->stats.first_instruction_ns = clock_now_ns();
     }
+    msr_kvm_clock_resync(c);
     for (;;) {
         if (atomic_load_relaxed_u32(&c->exit_req) != 0 && take_requests(c)) {
             c->stats.exits_kick++;
@@ -357,7 +359,7 @@ int scpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *s)
     s->gdtr = c->gdtr;
     s->idtr = c->idtr;
     s->cr0 = c->cr0;
-    s->cr2 = c->cr2;
+    s->cr2 = c->exc.pending && c->exc.vector == EXC_PF ? c->exc.va : c->cr2;
     s->cr3 = c->cr3;
     s->cr4 = c->cr4;
     s->xcr0 = c->xcr0;
@@ -422,7 +424,8 @@ int scpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *s, struct 
     c->exc = (struct soft_exc){.pending = s->event_pending != 0,
                                .vector = s->event_vector,
                                .has_error = s->event_has_error != 0,
-                               .error = s->event_error};
+                               .error = s->event_error,
+                               .va = s->cr2};
     c->nmi_pending = s->nmi_pending != 0;
     c->nmi_blocked = s->nmi_blocked != 0;
     c->irq_shadow = s->irq_shadow;

@@ -22,7 +22,7 @@ int msr_kvm_set_system_time(struct scpu *c, uint64_t value);
 int msr_kvm_set_wall_clock(struct scpu *c, uint64_t value);
 /* Multiplier and shift that turn TSC ticks into nanoseconds: (ticks << shift) * mul >> 32. */
 void msr_kvm_time_scale(uint64_t tsc_khz, uint32_t *ret_mul, int8_t *ret_shift);
-/* After the guest's clock stood still or was set (resume, load): forget the common moment, then
- * let every vCPU publish its page anew, on its own thread. */
-void msr_kvm_clock_invalidate(struct soft_vm *vm);
+/* Writes the vCPU's page, if it has one. */
 void msr_kvm_clock_publish(struct scpu *c);
+/* Before the vCPU runs on: publishes anew when guest time was stopped or set since (pause, load). */
+void msr_kvm_clock_resync(struct scpu *c);

@@ -10,6 +10,7 @@
 #include "cpu/soft/msr.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #define PVCLOCK_TSC_STABLE 1u
 #define KVM_TIME_ENABLE    UINT64_C(1)
@@ -52,30 +53,57 @@ static uint64_t guest_ns(const struct scpu *c)
     return c->vm->host.pv_time_ns ? c->vm->host.pv_time_ns(c->vm->host.opaque) : clock_now_ns();
 }
 
-/* Host TSC and guest time of one moment: the tightest of a few readings. */
+/* Host TSC and guest time of one moment: the tightest of a few readings. Under vm->lock. */
 static void take_moment(struct scpu *c)
 {
+    struct soft_vm *vm = c->vm;
     uint64_t best = UINT64_MAX;
 
     for (int i = 0; i < 5; i++) {
         uint64_t before = __builtin_ia32_rdtsc();
         uint64_t ns = guest_ns(c);
+        int64_t offset = (int64_t)(ns - clock_now_ns());
         uint64_t after = __builtin_ia32_rdtsc();
 
         if (after - before < best) {
             best = after - before;
-            c->vm->pv_tsc = before + best / 2;
-            c->vm->pv_ns = ns;
+            vm->pv_tsc = before;
+            vm->pv_ns = ns;
+            vm->pv_offset = offset;
         }
     }
-    c->vm->pv_valid = true;
+    vm->pv_moment++;
 }
 
-void msr_kvm_clock_invalidate(struct soft_vm *vm)
+/* Smallest of a few readings: a reading that was interrupted is late on the host's side. */
+static int64_t guest_less_host(struct scpu *c)
 {
-    pthread_mutex_lock(&vm->lock);
-    vm->pv_valid = false;
-    pthread_mutex_unlock(&vm->lock);
+    int64_t best = INT64_MIN;
+
+    for (int i = 0; i < 3; i++) {
+        uint64_t ns = guest_ns(c);
+        best = MAX(best, (int64_t)(ns - clock_now_ns()));
+    }
+    return best;
+}
+
+#define CLOCK_STEP_NS 50000 /* more than two readings of one clock differ */
+
+void msr_kvm_clock_resync(struct scpu *c)
+{
+    if (!(c->cold->kvm_system_time & KVM_TIME_ENABLE)) {
+        return;
+    }
+    soft_leave(c);
+    pthread_mutex_lock(&c->vm->lock);
+    if (c->vm->pv_moment == 0 || llabs(guest_less_host(c) - c->vm->pv_offset) > CLOCK_STEP_NS) {
+        take_moment(c);
+    }
+    bool stale = c->pv_moment != c->vm->pv_moment;
+    pthread_mutex_unlock(&c->vm->lock);
+    if (stale) {
+        msr_kvm_clock_publish(c);
+    }
 }
 
 void msr_kvm_clock_publish(struct scpu *c)
@@ -89,11 +117,12 @@ void msr_kvm_clock_publish(struct scpu *c)
     }
     soft_leave(c);
     pthread_mutex_lock(&c->vm->lock);
-    if (!c->vm->pv_valid) {
+    if (c->vm->pv_moment == 0) {
         take_moment(c);
     }
     page.tsc_timestamp = c->vm->pv_tsc + (uint64_t)c->tsc_offset;
     page.system_time = c->vm->pv_ns;
+    c->pv_moment = c->vm->pv_moment;
     pthread_mutex_unlock(&c->vm->lock);
     msr_kvm_time_scale(c->vm->model->tsc_khz, &page.tsc_to_system_mul, &page.tsc_shift);
     page.flags = PVCLOCK_TSC_STABLE;

@@ -239,6 +239,7 @@ struct scpu {
     bool nmi_blocked;
     bool halted;
     uint8_t mp_state;    /* enum vcpu_mp_state */
+    uint32_t pauses;     /* PAUSE instructions executed */
     struct soft_exc exc; /* raised, not yet delivered */
     uint64_t pending_db; /* DR6 bits of a #DB trap due after this instruction */
 
@@ -274,6 +275,7 @@ struct scpu {
     bool sleeping;
     uint8_t sipi_vector;
 
+    uint32_t pv_moment;   /* the one that our kvmclock page shows */
     struct log_limit odd; /* lines about odd things that this guest CPU does */
 };
 
@@ -298,8 +300,9 @@ struct soft_vm {
     unsigned n_slots;
     pthread_mutex_t lock;
     /* kvmclock: host TSC and guest time of one moment, the same for all vCPUs; under lock. */
-    bool pv_valid;
+    uint32_t pv_moment; /* which one; 0: none yet */
     uint64_t pv_tsc, pv_ns;
+    int64_t pv_offset; /* guest time less host time then: changes by a pause or a load */
 };
 
 /* ---- exceptions: exc.c ---- */

@@ -3,6 +3,8 @@
  */
 #include "cpu/soft/sys_fake.h"
 
+#include "base/clock.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -202,8 +204,7 @@ static void cr8_write(void *opaque, unsigned cpu, uint64_t value)
 
 static uint64_t pv_time(void *opaque)
 {
-    (void)opaque;
-    return 5000000000u;
+    return clock_now_ns() + (uint64_t)((struct fake *)opaque)->clock_offset;
 }
 
 /* ---- making one ---- */

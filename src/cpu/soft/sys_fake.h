@@ -48,6 +48,7 @@ struct fake {
     uint32_t port_value;
     uint32_t apic_msr;
     uint64_t apic_value, cr8;
+    int64_t clock_offset; /* guest time less host time */
 };
 
 struct fake *fake_new(void); /* real mode, CS:IP 0:0100h, SS:SP 0:8000h */

@@ -11,6 +11,8 @@
 #include "cpu/soft/msr.h"
 #include "cpu/soft/seg.h"
 
+#include <sys/syscall.h>
+
 #define DR6_BD    UINT64_C(0x2000)
 #define DR6_FIXED UINT64_C(0xffff0ff0)
 #define DR6_KEEP  UINT64_C(0x0000e00f)
@@ -239,10 +241,16 @@ enum insn_result soft_insn_hlt(struct scpu *c, const struct insn *in)
     return INSN_NEXT_FLUSH;
 }
 
+/* A CPU that spins may be waiting for one whose thread has no host CPU: let it have this one. */
+#define PAUSES_BEFORE_YIELD 32
+
 enum insn_result soft_insn_pause(struct scpu *c, const struct insn *in)
 {
-    (void)c;
     (void)in;
+    if (c->vm->n_cpus > 1 && ++c->pauses % PAUSES_BEFORE_YIELD == 0) {
+        long r = SYS_sched_yield;
+        __asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+    }
     return INSN_NEXT;
 }
 

@@ -283,7 +283,7 @@ static void kvm_clock_page(void **state)
 
     assert_int_equal(msr_write(&f->c, MSR_KVM_SYSTEM_TIME_NEW, 0x9001), 0);
     assert_int_equal(fake_get(f, 0x9000, 4) & 1, 0);
-    assert_int_equal(fake_get(f, 0x9010, 8), 5000000000u);
+    assert_int_equal(fake_get(f, 0x9010, 8), f->vm.pv_ns);
     assert_int_equal(fake_get(f, 0x901d, 1), 1);
     mul = (uint32_t)fake_get(f, 0x9018, 4);
     shift = (int8_t)fake_get(f, 0x901c, 1);
@@ -299,6 +299,13 @@ static void kvm_clock_page(void **state)
         ns = (uint64_t)((unsigned __int128)scaled * mul >> 32);
         assert_in_range(ns, 999999990, 1000000000);
     }
+    /* Running on changes nothing; a pause in between does. */
+    msr_kvm_clock_resync(&f->c);
+    assert_int_equal(f->c.pv_moment, 1);
+    f->clock_offset -= 3600 * (int64_t)1000000000;
+    msr_kvm_clock_resync(&f->c);
+    assert_int_equal(f->c.pv_moment, 2);
+    assert_int_equal(fake_get(f, 0x9010, 8), f->vm.pv_ns);
     assert_int_equal(msr_write(&f->c, MSR_KVM_WALL_CLOCK_NEW, 0x9100), 0);
     assert_int_equal(fake_get(f, 0x9100, 4) & 1, 0);
     assert_true(fake_get(f, 0x9104, 4) > 1600000000);
