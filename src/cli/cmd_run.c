@@ -406,7 +406,7 @@ const struct cli_command cmd_run = {
     .summary = "Starts a virtual machine and connects the terminal to its console.",
     .details =
         "With neither IMAGE nor --kernel, the default guest is started: a stock Debian kernel "
-        "with a small userland, made by image/make-guest.\n\n"
+        "with a small userland, made by 'make guest'.\n\n"
         "With --kernel, IMAGE is the first disk. Without, IMAGE must itself be a kernel: there "
         "is "
         "no firmware yet that could start a disk.\n\n"

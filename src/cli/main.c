@@ -2,6 +2,7 @@
  * viv, the command line of Vivarium. A table of commands; each is one file. Exit status: 0
  * success, 1 an error of ours, 2 usage, and what the command says.
  */
+#include "base/stdfds.h"
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@ int main(int argc, char **argv)
         {"--version", "version"}, {"--help", "help"}, {"-h", "help"}};
     struct err err;
 
+    stdfds_fill();
     /* A reader that went away is an error of write, told like any other. */
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {

@@ -44,11 +44,10 @@ int run_default_guest(struct machine_config *cfg, struct err *err)
         return ERR(err, NO_MEMORY, ENOMEM, "no memory");
     }
     if (access(cfg->kernel, F_OK) < 0 || access(cfg->initrd, F_OK) < 0) {
-        return ERR(
-            err, NOT_FOUND, ENOENT,
-            "there is no default guest in %s: make it with image/make-guest (in Vivarium's "
-            "source), or name a kernel with --kernel",
-            dir);
+        return ERR(err, NOT_FOUND, ENOENT,
+                   "there is no default guest in %s: make it with 'make guest' in Vivarium's "
+                   "source, or name a kernel with --kernel",
+                   dir);
     }
     if (cfg->cmdline == NULL) {
         cfg->cmdline = strdup(DEFAULT_GUEST_CMDLINE);

@@ -191,7 +191,7 @@ static const char *bad_register(const struct vcpu_state *s)
         {"cr0", s->cr0 >> 32 == 0 && (!paging || (s->cr0 & CR0_PE) != 0) &&
                     ((s->cr0 & CR0_NW) == 0 || (s->cr0 & CR0_CD) != 0)},
         {"cr4", s->cr4 >> 32 == 0 && (!lma || (s->cr4 & CR4_PAE) != 0)},
-        {"efer", s->efer >> 16 == 0 && ((s->efer & EFER_LMA) != 0) == lma},
+        {"efer", s->efer >> 22 == 0 && ((s->efer & EFER_LMA) != 0) == lma},
         {"cr3", s->cr3 >> 52 == 0},
         {"cr8", s->cr8 <= 15},
         {"xcr0", (s->xcr0 & 1) != 0},

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/parse.h"
+#include "base/stdfds.h"
 #include "vmm/console.h"
 #include "vmm/spec_parse.h"
 #include "vmm/vmm.h"
@@ -333,6 +334,7 @@ int main(int argc, char **argv)
     struct vmm vmm = {.signal_fd = -1, .press_fd = -1};
     int status = 2;
 
+    stdfds_fill();
     set_up_log();
     if (argc == 3 && strcmp(argv[1], "--spec-fd") == 0) {
         status = run_spec(&vmm, argv[2], NULL);

@@ -1,0 +1,235 @@
+/*
+ * Saves a whole running VM, loads it into another one, and lets it go on there, several times
+ * in its life. Each stay ends when the guest has said what the step waits for.
+ *
+ *     vm_save_test ENGINE CPUS KERNEL [INITRD]
+ *
+ * With KERNEL alone it is tests/machine/ticks.asm: 40 numbered ticks, none lost, none twice.
+ * With an INITRD it is the default guest: its shell computes before and after, and powers off.
+ * Exit status 77: skipped.
+ */
+#include "base/ckd.h"
+#include "base/cleanup.h"
+#include "machine/machine_priv.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+struct step {
+    const char *wait; /* output that ends the stay; NULL: the VM's own end */
+    const char *send; /* input at its start */
+};
+
+static const struct step ticks_steps[] = {
+    {"tick 07", NULL}, {"tick 08", NULL}, {"tick 19", NULL}, {"tick 33", NULL}, {NULL, NULL},
+};
+static const struct step linux_steps[] = {
+    {"Enter 'help'", NULL},
+    {"sum=3000", "a=1000; echo sum=$((a * 3))\n"},
+    {"left=998", "echo left=$((a - 2)); ls -R / >/dev/null\n"},
+    {"files=", "for i in 1 2 3 4; do find /sys | md5sum; done; echo files=done\n"},
+    {NULL, "sleep 1; poweroff -f\n"},
+};
+
+struct vm {
+    struct machine_config cfg;
+    struct loop *loop;
+    struct machine *m;
+    const struct step *step;
+    char out[1 << 18];
+    size_t out_len, seen; /* the step's output begins at seen */
+    const char *to_send;
+};
+
+static void die(const char *what, const struct err *err)
+{
+    fprintf(stderr, "vm_save_test: %s%s%s\n", what, err != NULL ? ": " : "",
+            err != NULL ? err->text : "");
+    exit(1);
+}
+
+static void send_input(struct vm *vm)
+{
+    while (vm->m != NULL && vm->to_send != NULL && *vm->to_send != '\0') {
+        size_t n = machine_console_input(vm->m, (const uint8_t *)vm->to_send, 1);
+        if (n == 0) {
+            return;
+        }
+        vm->to_send++;
+    }
+}
+
+static size_t on_output(void *opaque, const uint8_t *data, size_t len)
+{
+    struct vm *vm = opaque;
+
+    if (len > sizeof(vm->out) - 1 - vm->out_len) {
+        die("too much output", NULL);
+    }
+    memcpy(vm->out + vm->out_len, data, len);
+    vm->out_len += len;
+    vm->out[vm->out_len] = '\0';
+    if (vm->step->wait != NULL && strstr(vm->out + vm->seen, vm->step->wait) != NULL) {
+        machine_stop(vm->m);
+    }
+    send_input(vm);
+    return len;
+}
+
+static void on_input_ready(void *opaque)
+{
+    send_input(opaque);
+}
+
+static void make(struct vm *vm)
+{
+    struct err err = {0};
+    const struct machine_console console = {
+        .opaque = vm, .write = on_output, .input_ready = on_input_ready};
+
+    if (loop_new(&vm->loop, &err) < 0 ||
+        machine_new(&vm->m, &vm->cfg, vm->loop, &console, &err) < 0) {
+        die("new", &err);
+    }
+}
+
+/* Pages that the guest never touched are holes in the memory file. */
+static void copy_ram(struct machine *to, const struct machine *from)
+{
+    for (unsigned i = 0; i < mem_slot_count(from->mem); i++) {
+        const struct mem_slot *a = mem_slot_get(from->mem, i), *b = mem_slot_get(to->mem, i);
+        off_t at = 0;
+        while ((at = lseek(a->fd, at, SEEK_DATA)) >= 0) {
+            off_t end = lseek(a->fd, at, SEEK_HOLE);
+            memcpy(b->host + at, a->host + at, (size_t)(end - at));
+            at = end;
+        }
+    }
+}
+
+/* Moves the VM into a new machine through the state stream. */
+static void move(struct vm *vm)
+{
+    struct machine *old = vm->m;
+    struct loop *old_loop = vm->loop;
+    struct state_writer *w;
+    struct state_reader *r;
+    struct err err = {0};
+    const void *data;
+    size_t len;
+
+    if (state_writer_new(&w, &err) < 0 || machine_save(old, w, &err) < 0 ||
+        state_writer_finish(w, &data, &len) < 0) {
+        die("save", &err);
+    }
+    make(vm);
+    copy_ram(vm->m, old);
+    machine_free(old);
+    loop_free(old_loop);
+    if (state_reader_new(&r, data, len, &err) < 0 || machine_load(vm->m, r, &err) < 0) {
+        die("load", &err);
+    }
+    printf("moved: %zu bytes of state\n", len);
+    state_reader_free(r);
+    state_writer_free(w);
+}
+
+/* The last step waits for nothing. */
+static void run_steps(struct vm *vm, const struct step *steps)
+{
+    for (size_t i = 0;; i++) {
+        struct err err = {0};
+        vm->step = &steps[i];
+        vm->seen = vm->out_len;
+        vm->to_send = steps[i].send;
+        send_input(vm);
+        enum machine_end end = machine_run(vm->m, &err);
+        if (end == MACHINE_END_ERROR || end == MACHINE_END_CRASH) {
+            fputs(vm->out, stderr);
+            die("run", &err);
+        }
+        if (steps[i].wait == NULL) {
+            if (end != MACHINE_END_POWEROFF) {
+                die("did not power off", NULL);
+            }
+            return;
+        }
+        move(vm);
+    }
+}
+
+static void check_ticks(const struct vm *vm)
+{
+    const char *p = vm->out;
+
+    for (int i = 1; i <= 40; i++) {
+        char want[16];
+        int n = snprintf(want, sizeof(want), "tick %02d\n", i);
+        if (strncmp(p, want, (size_t)n) != 0) {
+            fprintf(stderr, "want %s at:\n%s\n", want, p);
+            die("a tick is lost or doubled", NULL);
+        }
+        p += n;
+    }
+}
+
+static void use_default_guest(struct machine_config *cfg)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char dir[4096];
+
+    if (cache != NULL && cache[0] == '/') {
+        snprintf(dir, sizeof(dir), "%s", cache);
+    } else {
+        snprintf(dir, sizeof(dir), "%s/.cache", home != NULL ? home : "");
+    }
+    if (asprintf(&cfg->kernel, "%s/vivarium/default-guest/vmlinuz", dir) < 0 ||
+        asprintf(&cfg->initrd, "%s/vivarium/default-guest/initrd.img", dir) < 0) {
+        die("no memory", NULL);
+    }
+    cfg->cmdline = strdup("console=ttyS0 quiet");
+}
+
+int main(int argc, char **argv)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+    struct err err = {0};
+    struct engine_probe probe = {0};
+
+    if (argc < 4 || vm == NULL || machine_config_init(&vm->cfg, &err) < 0) {
+        fprintf(stderr, "usage: vm_save_test ENGINE CPUS KERNEL|default-guest\n");
+        return 2;
+    }
+    if (strcmp(argv[1], "kvm") == 0) {
+        engine_kvm.probe(&probe);
+        if (!probe.usable || probe.why[0] != '\0') {
+            printf("skipped: %s\n", probe.why);
+            return 77;
+        }
+    }
+    bool is_linux = strcmp(argv[3], "default-guest") == 0;
+    if (is_linux) {
+        use_default_guest(&vm->cfg);
+    } else {
+        vm->cfg.kernel = strdup(argv[3]);
+    }
+    if (access(vm->cfg.kernel, R_OK) < 0) {
+        printf("skipped: no %s\n", vm->cfg.kernel);
+        return 77;
+    }
+    free(vm->cfg.engine);
+    vm->cfg.engine = strdup(argv[1]);
+    vm->cfg.n_cpus = (unsigned)strtoul(argv[2], NULL, 10);
+    make(vm);
+    run_steps(vm, is_linux ? linux_steps : ticks_steps);
+    if (!is_linux) {
+        check_ticks(vm);
+    }
+    machine_free(vm->m);
+    loop_free(vm->loop);
+    machine_config_done(&vm->cfg);
+    free(vm);
+    printf("ok\n");
+    return 0;
+}
