@@ -86,11 +86,22 @@ status=0
 if [ "$what" != check ]; then
     echo "fresh: ./run" >&2
     log=$(mktemp)
-    # The guest's shell reads its console: it answers, powers off, and the VM ends with status 0.
-    # What comes before there is a shell is lost, so it is said again and again.
-    if (while sleep 4 && echo 'echo fresh-$((40 + 2)); poweroff' 2>/dev/null; do :; done) |
-        enter ./run >"$log" &&
-        grep -q fresh-42 "$log"; then
+    # Types once the guest's shell asks for a command; it answers, powers off, and ./run ends with 0.
+    type_when_asked() {
+        while [ -s "$log" ] || [ ! -e "$log.end" ]; do
+            grep -q 'vivarium:' "$log" && echo 'echo fresh-$((40 + 2)); poweroff' && return
+            [ ! -e "$log.end" ] || return
+            sleep 1
+        done
+    }
+    type_when_asked | (
+        run_status=0
+        enter ./run >"$log" || run_status=$?
+        : >"$log.end"
+        exit $run_status
+    ) && grep -q fresh-42 "$log" && ok=yes || ok=
+    rm -f "$log.end"
+    if [ -n "$ok" ]; then
         echo "fresh: ./run booted the default guest to its shell" >&2
     else
         tail -n 30 "$log" >&2

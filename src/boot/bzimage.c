@@ -169,7 +169,7 @@ static int place(struct boot_ctx *ctx, const struct bzimage *bz, uint64_t *ret_b
 
 static int enter_wrapped(struct boot_ctx *ctx, struct bzimage *bz, bool is64, struct err *err)
 {
-    uint64_t base, params;
+    uint64_t base = 0, params = 0;
     int r;
 
     if ((r = place(ctx, bz, &base, err)) < 0) {
@@ -198,7 +198,7 @@ static int enter_wrapped(struct boot_ctx *ctx, struct bzimage *bz, bool is64, st
 static int enter_real(struct boot_ctx *ctx, struct bzimage *bz, struct err *err)
 {
     uint8_t fields[LH_END - LH_LOADER_TYPE];
-    uint64_t base, initrd, initrd_size;
+    uint64_t base = 0, initrd = 0, initrd_size = 0;
     size_t cmdline_len = strlen(ctx->cmdline) + 1;
     int r;
 
@@ -246,7 +246,7 @@ static int enter_real(struct boot_ctx *ctx, struct bzimage *bz, struct err *err)
 static int enter_long(struct boot_ctx *ctx, const struct linux_setup *setup, uint64_t entry,
                       struct err *err)
 {
-    uint64_t params;
+    uint64_t params = 0;
     int r;
 
     if (entry >= UINT64_C(1) << 32) {
@@ -269,7 +269,7 @@ static int enter_unpacked(struct boot_ctx *ctx, struct bzimage *bz, struct err *
     struct boot_map saved = ctx->map;
     _cleanup_close_ int fd = -1;
     struct elf_image elf;
-    uint64_t end, entry;
+    uint64_t end = 0, entry = 0;
     char *remark = ctx->ret->remark;
     size_t remark_len = sizeof(ctx->ret->remark);
     int r;
@@ -345,7 +345,7 @@ int vmlinux_load(struct boot_ctx *ctx, struct err *err)
 {
     struct linux_setup setup;
     struct elf_image elf;
-    uint64_t end, entry;
+    uint64_t end = 0, entry = 0;
     int r;
 
     if ((r = elf_open(&elf, &ctx->kernel, err)) < 0) {

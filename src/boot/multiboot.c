@@ -157,7 +157,7 @@ static int store_text(struct boot_ctx *ctx, const char *name, const char *args,
 static int load_module(struct boot_ctx *ctx, const struct boot_source *src, uint8_t *p,
                        struct err *err)
 {
-    uint64_t base, size, text;
+    uint64_t base = 0, size = 0, text = 0;
     int r;
 
     if ((r = boot_load_high(ctx, src, UINT64_C(1) << 32, "module", &base, &size, err)) < 0 ||
@@ -228,7 +228,7 @@ static int store_mmap(struct boot_ctx *ctx, uint8_t *mbi, struct err *err)
 static int store_info(struct boot_ctx *ctx, uint64_t *ret_gpa, struct err *err)
 {
     uint8_t mbi[MBI_BYTES] = {0};
-    uint64_t text, name;
+    uint64_t text = 0, name = 0;
     int r;
 
     if ((r = boot_claim_low(ctx, MBI_BYTES, 16, "multiboot information", ret_gpa, err)) < 0 ||
@@ -246,7 +246,7 @@ static int store_info(struct boot_ctx *ctx, uint64_t *ret_gpa, struct err *err)
 
 int multiboot_load(struct boot_ctx *ctx, struct err *err)
 {
-    uint64_t off, entry, info;
+    uint64_t off = 0, entry = 0, info = 0;
     uint8_t h[8];
     int r = multiboot_probe(&ctx->kernel, &off);
 
