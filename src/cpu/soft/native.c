@@ -244,11 +244,32 @@ const struct uop *native_fault_entry(struct scpu *c, const struct uop *op)
     UOP_EXIT(c, op, INSN_EXC);
 }
 
+void native_x87_resolve(struct scpu *c)
+{
+    struct native_cache *nc = c->native;
+    struct native_x87_last *l = &nc->x87_last;
+    if (l->op != NULL) {
+        const struct native_insn *ni = (const struct native_insn *)(const void *)l->op->insn;
+        nc->x87.ip = l->block_va + l->op->ip_off;
+        nc->x87.op = ni->fop;
+        nc->x87.cs = c->seg[X86_CS].sel;
+    }
+    if (l->mem_op != NULL) {
+        const struct native_insn *ni =
+            (const struct native_insn *)(const void *)l->mem_op->insn;
+        nc->x87.dp = l->va - c->seg_base[ni->in.seg];
+        nc->x87.ds = c->seg[ni->in.seg].sel;
+        nc->x87.host_dp = l->host;
+    }
+    l->op = l->mem_op = NULL;
+}
+
 /* What FXSAVE, FNSTENV show of the last x87 instruction. */
 static void note_x87(struct scpu *c, const struct native_insn *ni, uint64_t rip, uint64_t va,
                      const void *host)
 {
     struct native_x87_ptr *x = &c->native->x87;
+    native_x87_resolve(c);
     x->ip = rip;
     x->op = ni->fop;
     x->cs = c->seg[X86_CS].sel;
@@ -350,7 +371,7 @@ static enum insn_result run_any(struct scpu *c, const struct native_insn *ni)
     return native_run_stub(c, ni->stub, NULL) ? INSN_NEXT : INSN_EXC;
 }
 
-static const struct uop *op_slow(struct scpu *c, const struct uop *op)
+const struct uop *native_op_slow(struct scpu *c, const struct uop *op)
 {
     const struct native_insn *ni = (const struct native_insn *)(const void *)op->insn;
     c->rip = uop_rip(c, op);
@@ -364,50 +385,6 @@ static const struct uop *op_slow(struct scpu *c, const struct uop *op)
         UOP_NEXT(c, op);
     }
     UOP_EXIT(c, op, r == INSN_NEXT ? INSN_NEXT_FLUSH : r);
-}
-
-/* 64-bit mode, one memory operand. */
-static const struct uop *op_mem_r(struct scpu *c, const struct uop *op)
-{
-    const struct native_insn *ni = (const struct native_insn *)(const void *)op->insn;
-    void *p = uop_ptr_r(c, uop_ea(c, op), ni->desc.mem_len);
-    if (likely(p != NULL)) {
-        return ni->stub(c, op, p);
-    }
-    return op_slow(c, op);
-}
-
-static const struct uop *op_mem_w(struct scpu *c, const struct uop *op)
-{
-    const struct native_insn *ni = (const struct native_insn *)(const void *)op->insn;
-    void *p = uop_ptr_w(c, uop_ea(c, op), ni->desc.mem_len);
-    if (likely(p != NULL)) {
-        return ni->stub(c, op, p);
-    }
-    return op_slow(c, op);
-}
-
-static const struct uop *op_x87_mem(struct scpu *c, const struct uop *op)
-{
-    const struct native_insn *ni = (const struct native_insn *)(const void *)op->insn;
-    uint64_t va = uop_ea(c, op);
-    void *p = ni->desc.flags & ND_MEM_W ? uop_ptr_w(c, va, ni->desc.mem_len)
-                                        : uop_ptr_r(c, va, ni->desc.mem_len);
-    if (likely(p != NULL)) {
-        note_x87(c, ni, uop_rip(c, op), va, p);
-        return ni->stub(c, op, p);
-    }
-    return op_slow(c, op);
-}
-
-static const struct uop *op_x87_reg(struct scpu *c, const struct uop *op)
-{
-    const struct native_insn *ni = (const struct native_insn *)(const void *)op->insn;
-    struct native_x87_ptr *x = &c->native->x87;
-    x->ip = uop_rip(c, op);
-    x->op = ni->fop;
-    x->cs = c->seg[X86_CS].sel;
-    return ni->stub(c, op, NULL);
 }
 
 /* ---- binding ---- */
@@ -509,6 +486,9 @@ static void fill(struct scpu *c, struct native_insn *ni, const struct native_des
     if ((ni->special == native_expand || ni->special == native_compress) && !in->is_mem) {
         ni->special = NULL;
     }
+    bool mem = in->is_mem && ni->desc.mem_len != 0;
+    ni->fast_front = ni->special == NULL &&
+                     (c->mode & MODE_64 ? !mem || in->asize == 8 : !mem && !ni->x87_pointers);
 }
 
 /* NULL: full. */
@@ -532,8 +512,7 @@ static struct native_insn *intern(struct scpu *c, const struct insn *in,
     if (ni->special == NULL || ni->desc.special == SP_EXPAND ||
         ni->desc.special == SP_COMPRESS || ni->desc.special == SP_MASKLOAD ||
         ni->desc.special == SP_MASKSTORE) {
-        ni->stub = native_stub_make(nc, ni);
-        if (ni->stub == NULL) {
+        if (!native_stub_make(nc, ni)) {
             return NULL;
         }
     }
@@ -593,21 +572,11 @@ static bool op_has_operand(const struct insn *in, const struct uop *op)
 static uop_fn *choose_handler(const struct scpu *c, const struct native_insn *ni,
                               const struct uop *op)
 {
-    bool mem = ni->in.is_mem && ni->desc.mem_len != 0;
-    if (ni->special != NULL) {
-        return op_slow;
+    if (ni->special != NULL || !ni->fast_front || (c->mode & MODE_AC) ||
+        (ni->in.is_mem && ni->desc.mem_len != 0 && !op_has_operand(&ni->in, op))) {
+        return native_op_slow;
     }
-    if (!mem) {
-        return ni->x87_pointers ? op_x87_reg : (uop_fn *)(uintptr_t)ni->stub;
-    }
-    if (!(c->mode & MODE_64) || ni->in.asize != 8 || (c->mode & MODE_AC) ||
-        !op_has_operand(&ni->in, op)) {
-        return op_slow;
-    }
-    if (ni->x87_pointers) {
-        return op_x87_mem;
-    }
-    return ni->desc.flags & ND_MEM_W ? op_mem_w : op_mem_r;
+    return (uop_fn *)(uintptr_t)ni->fast;
 }
 
 enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop *op)

@@ -306,6 +306,8 @@ int native_cache_new(struct scpu *c, struct err *err)
     if (rc == 0) {
         find_host(nc, c->vm->model);
         find_features(nc, c->vm->model);
+        nc->enter = native_enter_thunk;
+        nc->slow = native_op_slow;
         native_stub_fixed(nc);
         rc = native_register(c, err);
     }
@@ -339,6 +341,7 @@ void native_cache_free(struct scpu *c)
 void native_cache_flush(struct scpu *c)
 {
     struct native_cache *nc = c->native;
+    native_x87_resolve(c); /* while the uops it names are there */
     nc->used = nc->fixed;
     nc->n_insns = 0;
     native_zero(nc->insn_hash, sizeof(nc->insn_hash));
@@ -375,6 +378,7 @@ void native_fpu_reset(struct scpu *c, bool init)
     put_le(c->xsave + 24, 0x1f80, 4);
     put_le(c->xsave + 512, XCOMP_X87 | XCOMP_SSE, 8);
     c->native->x87 = (struct native_x87_ptr){0};
+    c->native->x87_last = (struct native_x87_last){0};
 }
 
 void native_state_get(struct scpu *c, struct vcpu_state *ret_state)
@@ -427,5 +431,6 @@ int native_state_set(struct scpu *c, const struct vcpu_state *state, struct err 
     put_le(c->xsave + 512, in_use, 8);
     fix_error_summary(c->xsave);
     nc->x87 = (struct native_x87_ptr){0};
+    nc->x87_last = (struct native_x87_last){0};
     return 0;
 }

@@ -15,7 +15,7 @@
 #define NATIVE_CODE_BYTES (1u << 20)
 #define NATIVE_MAX_INSNS  16384u
 #define NATIVE_HASH       8192u
-#define NATIVE_STUB_MAX   192u
+#define NATIVE_STUB_MAX   256u
 
 typedef const struct uop *native_stub_fn(struct scpu *c, const struct uop *op, void *mem);
 
@@ -25,14 +25,16 @@ typedef enum insn_result native_special_fn(struct scpu *c, const struct native_i
 /* One decoded instruction, shared by all places of the guest's code that hold the same bytes.
  */
 struct native_insn {
-    struct insn in; /* first: uop.insn points here */
-    native_stub_fn *stub;
+    struct insn in;             /* first: uop.insn points here */
+    native_stub_fn *stub;       /* runs it, with the memory operand's host address */
+    native_stub_fn *fast;       /* a uop's handler: finds that address first */
     native_special_fn *special; /* instead of the stub; NULL: plain */
     struct native_desc desc;    /* mem_len resolved */
     uint32_t mode;              /* MODE_* bits it was bound for */
     uint16_t fop;               /* x87 opcode as FOP shows it */
     bool needs_fpu;             /* the guest's vector state must be live */
     bool x87_pointers;          /* an x87 instruction that updates FIP (and FDP) */
+    bool fast_front;            /* the stub has the part that makes it a uop's handler */
     bool masked;                /* faults of masked-off memory elements are suppressed */
     uint32_t hash_next;         /* index + 1, 0: end */
 };
@@ -43,6 +45,14 @@ struct native_x87_ptr {
     uint64_t dp;      /* guest offset of the last memory operand */
     uint64_t host_dp; /* what the host put into FDP for it */
     uint16_t op, cs, ds;
+};
+
+/* What a stub noted of the last x87 instructions; NULL: nothing since x87 was made. */
+struct native_x87_last {
+    const struct uop *op;     /* the last one */
+    uint64_t block_va;        /* of its block */
+    const struct uop *mem_op; /* the last one with a memory operand */
+    uint64_t va, host;        /* that operand's addresses */
 };
 
 struct native_cache {
@@ -64,8 +74,11 @@ struct native_cache {
     uint32_t comp_align64;               /* compacted format: bit n: component n is aligned */
 
     struct native_x87_ptr x87;
-    struct uop fake[2]; /* for running a stub from C */
-    uint8_t fault;      /* vector of the host's exception in the last stub */
+    struct native_x87_last x87_last;
+    void (*enter)(void); /* jumped to by stubs: native_enter_thunk */
+    uop_fn *slow;        /* and where they go when the TLB has no entry */
+    struct uop fake[2];  /* for running a stub from C */
+    uint8_t fault;       /* vector of the host's exception in the last stub */
     /* Stubs that move one register to or from memory: native_vec_get and the like. */
     uint32_t get_stub[3][32], put_stub[3][32]; /* by bytes 16 << n; 0: host lacks it */
     uint32_t kget_stub[8], kput_stub[8];
@@ -77,14 +90,17 @@ struct native_cache {
 };
 
 /* ---- native_stub.c ---- */
-/* Emits (or finds) the stub of ni. NULL: code memory is full. */
-native_stub_fn *native_stub_make(struct native_cache *nc, const struct native_insn *ni);
+/* Emits (or finds) the stub of ni. false: code memory is full. */
+bool native_stub_make(struct native_cache *nc, struct native_insn *ni);
 /* Code at the start of code memory; made once. */
 void native_stub_fixed(struct native_cache *nc);
 
 /* ---- native.c ---- */
 /* Runs ni's stub from C. false: it faulted; the exception is raised. */
 bool native_run_stub(struct scpu *c, native_stub_fn *stub, void *mem);
+uop_fn native_op_slow;
+/* Makes c->native->x87 current. */
+void native_x87_resolve(struct scpu *c);
 const struct native_desc *native_find(const struct insn *in, struct native_desc *x87_desc);
 
 /* ---- native_fpu.c ---- */

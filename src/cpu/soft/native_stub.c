@@ -10,11 +10,13 @@
  */
 #include "cpu/soft/native_int.h"
 
+#include <stdarg.h>
 #include <stddef.h>
 
 struct code {
     uint8_t b[NATIVE_STUB_MAX];
     unsigned n;
+    unsigned run; /* where the instruction's part begins */
 };
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 };
@@ -31,6 +33,16 @@ static void put32(struct code *k, uint32_t v)
     for (unsigned i = 0; i < 4; i++) {
         put8(k, v >> (8 * i));
     }
+}
+
+static void put_bytes(struct code *k, unsigned n, ...)
+{
+    va_list ap;
+    va_start(ap, n);
+    for (unsigned i = 0; i < n; i++) {
+        put8(k, va_arg(ap, unsigned));
+    }
+    va_end(ap);
 }
 
 /* mov between host register r and [rdi + off]; op 8B loads, 89 stores. */
@@ -216,30 +228,121 @@ static void put_next(struct code *k)
     _Static_assert(sizeof(struct uop) < 128 && offsetof(struct uop, fn) == 0, "encoded above");
 }
 
-static void emit(struct code *k, const struct native_insn *ni)
+/* rdx = linear address of the memory operand. */
+static void put_address(struct code *k, const struct insn *in)
+{
+    bool base = in->base < INSN_NOREG, index = in->index < INSN_NOREG;
+    uint32_t disp = (uint32_t)in->disp;
+    if (in->rip_rel) {
+        put_bytes(k, 4, 0x48, 0x63, 0x56,
+                  offsetof(struct uop, disp)); /* movsxd rdx, [rsi+disp] */
+        put_bytes(k, 3, 0x48, 0x03, 0x97);     /* add rdx, [rdi+rip] */
+        put32(k, offsetof(struct scpu, rip));
+    } else if (!base && !index) {
+        put_bytes(k, 3, 0x48, 0xc7, 0xc2); /* mov rdx, disp */
+        put32(k, disp);
+    } else if (!index) {
+        put_load(k, RDX, in->base);
+        if (disp != 0) {
+            put_bytes(k, 3, 0x48, 0x81, 0xc2); /* add rdx, disp */
+            put32(k, disp);
+        }
+    } else {
+        put_load(k, RCX, in->index);
+        if (base) {
+            put_load(k, RDX, in->base);
+        }
+        /* lea rdx, [rdx or nothing + rcx*scale + disp] */
+        put_bytes(k, 3, 0x48, 0x8d, base ? 0x94 : 0x14);
+        put8(k, (unsigned)in->scale << 6 | RCX << 3 | (base ? RDX : RBP));
+        put32(k, disp);
+    }
+    if (in->seg == X86_FS || in->seg == X86_GS) {
+        put_bytes(k, 3, 0x48, 0x03, 0x97); /* add rdx, [rdi+seg_base] */
+        put32(k, (uint32_t)(offsetof(struct scpu, seg_base) + in->seg * sizeof(uint64_t)));
+    }
+}
+
+/* x87: notes the uop, the block and the operand's address, from which the pointers that FNSTENV
+ * shows are made when wanted. r8 holds the native cache. */
+static void put_note(struct code *k, unsigned opcode, unsigned reg, size_t off)
+{
+    put_bytes(k, 3, 0x49, opcode, 0x80 | reg << 3); /* mov [r8+off], reg */
+    put32(k, (uint32_t)off);
+}
+
+_Static_assert(sizeof(struct tlb_entry) == 16 && offsetof(struct tlb_entry, addend) == 8,
+               "encoded in put_front");
+
+/* Everything before the instruction's part. Returns where a rel32 to the slow end is, or 0. */
+static unsigned put_front(struct code *k, const struct native_insn *ni)
+{
+    const struct insn *in = &ni->in;
+    bool mem = in->is_mem && ni->desc.mem_len != 0;
+    bool write = (ni->desc.flags & ND_MEM_W) != 0;
+    unsigned slow = 0;
+    if (ni->x87_pointers) {
+        put_bytes(k, 3, 0x4c, 0x8b, 0x87); /* mov r8, [rdi+native] */
+        put32(k, offsetof(struct scpu, native));
+    }
+    if (mem) {
+        put_address(k, in);
+        put_bytes(k, 5, 0x89, 0xd1, 0xc1, 0xe9, 0x08); /* mov ecx, edx ; shr ecx, 8 */
+        put_bytes(k, 2, 0x81, 0xe1);                   /* and ecx, index << 4 */
+        put32(k, (TLB_SIZE - 1) << 4);
+        put_bytes(k, 3, 0x48, 0x03, 0x8f); /* add rcx, [rdi+tlb] */
+        put32(k,
+              (uint32_t)(write ? offsetof(struct scpu, tlb_w) : offsetof(struct scpu, tlb_r)));
+        put_bytes(k, 6, 0x48, 0x8b, 0x01, 0x48, 0x31, 0xd0); /* mov rax, [rcx] ; xor rax, rdx */
+        put_bytes(k, 2, 0x48, 0x3d);                         /* cmp rax, page - len */
+        put32(k, (uint32_t)MEM_PAGE_SIZE - ni->desc.mem_len);
+        put_bytes(k, 2, 0x0f, 0x87); /* ja slow */
+        slow = k->n;
+        put32(k, 0);
+        if (ni->x87_pointers) {
+            put_note(k, 0x89, RDX, offsetof(struct native_cache, x87_last.va));
+        }
+        put_bytes(k, 4, 0x48, 0x03, 0x51, 0x08); /* add rdx, [rcx+8] */
+        if (ni->x87_pointers) {
+            put_note(k, 0x89, RDX, offsetof(struct native_cache, x87_last.host));
+            put_note(k, 0x89, RSI, offsetof(struct native_cache, x87_last.mem_op));
+        }
+    }
+    if (ni->x87_pointers) {
+        put_note(k, 0x89, RSI, offsetof(struct native_cache, x87_last.op));
+        put_mov(k, 0x8b, RAX, offsetof(struct scpu, rip));
+        put_note(k, 0x89, RAX, offsetof(struct native_cache, x87_last.block_va));
+    }
+    return slow;
+}
+
+/* jmp [native cache + off], through rcx */
+static void put_jump_out(struct code *k, size_t off)
+{
+    put_mov(k, 0x8b, RCX, offsetof(struct scpu, native));
+    put_bytes(k, 2, 0xff, 0xa1);
+    put32(k, (uint32_t)off);
+}
+
+static void patch32(struct code *k, unsigned at)
+{
+    uint32_t rel = k->n - (at + 4);
+    for (unsigned i = 0; i < 4; i++) {
+        k->b[at + i] = (uint8_t)(rel >> (8 * i));
+    }
+}
+
+static void put_operation(struct code *k, const struct native_insn *ni)
 {
     const struct insn *in = &ni->in;
     uint32_t fl = ni->desc.flags;
-    unsigned check = 0;
-    if (ni->needs_fpu) {
-        put8(k, 0x66); /* cmp word [rdi + fpu_live], 0 ; je to the end */
-        put8(k, 0x83);
-        put8(k, 0xbf);
-        put32(k, offsetof(struct scpu, fpu_live));
-        put8(k, 0);
-        put8(k, 0x74);
-        put8(k, 0);
-        check = k->n;
-    }
     if (fl & ND_FLAGS) {
         put_flags_load(k);
     }
     unsigned mem = RDX;
     if (in->is_mem && (fl & ND_IN_RDX)) {
         mem = RCX;
-        put8(k, 0x48); /* mov rcx, rdx */
-        put8(k, 0x89);
-        put8(k, 0xd1);
+        put_bytes(k, 3, 0x48, 0x89, 0xd1); /* mov rcx, rdx */
     }
     put_operand_loads(k, in, fl);
     unsigned reg = fl & (ND_REG_R | ND_REG_W) ? RAX : in->reg;
@@ -255,25 +358,42 @@ static void emit(struct code *k, const struct native_insn *ni)
     if (fl & ND_FLAGS) {
         put_flags_store(k);
     }
+}
+
+static void emit(struct code *k, const struct native_insn *ni)
+{
+    unsigned slow = 0, check = 0;
+    k->n = 0;
+    if (ni->fast_front) {
+        slow = put_front(k, ni);
+    }
+    k->run = k->n;
+    if (ni->needs_fpu) {
+        put_bytes(k, 3, 0x66, 0x83, 0xbf); /* cmp word [rdi + fpu_live], 0 */
+        put32(k, offsetof(struct scpu, fpu_live));
+        put_bytes(k, 3, 0, 0x0f, 0x84); /* je */
+        check = k->n;
+        put32(k, 0);
+    }
+    put_operation(k, ni);
     put_next(k);
     if (check != 0) {
-        k->b[check - 1] = (uint8_t)(k->n - check);
-        put8(k, 0x48); /* lea rax, [rip + body] */
-        put8(k, 0x8d);
-        put8(k, 0x05);
-        put32(k, (uint32_t)(check - (k->n + 4)));
-        put8(k, 0xff); /* jmp [rip + start of code memory]: completed when placed */
-        put8(k, 0x25);
-        put32(k, 0);
+        patch32(k, check);
+        put_bytes(k, 3, 0x48, 0x8d, 0x05); /* lea rax, [rip + what follows the check] */
+        put32(k, check + 4 - (k->n + 4));
+        put_jump_out(k, offsetof(struct native_cache, enter));
+    }
+    if (slow != 0) {
+        patch32(k, slow);
+        put_jump_out(k, offsetof(struct native_cache, slow));
     }
 }
 
-/* Layout: 8-byte header {next in hash chain (offset), length, whether it ends in the thunk
- * jump}. */
+/* Before each stub. */
 struct stub_head {
-    uint32_t next;
+    uint32_t next; /* in the hash chain: offset of a head, 0: end */
     uint16_t len;
-    uint16_t thunk;
+    uint16_t run; /* offset of the instruction's part in the stub */
 };
 
 static uint32_t hash_bytes(const uint8_t *p, unsigned n)
@@ -285,10 +405,9 @@ static uint32_t hash_bytes(const uint8_t *p, unsigned n)
     return h;
 }
 
-static bool same_code(const uint8_t *a, const struct code *k, bool thunk)
+static bool same_code(const uint8_t *a, const struct code *k)
 {
-    unsigned n = thunk ? k->n - 4 : k->n; /* the thunk's displacement depends on the place */
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < k->n; i++) {
         if (a[i] != k->b[i]) {
             return false;
         }
@@ -296,51 +415,40 @@ static bool same_code(const uint8_t *a, const struct code *k, bool thunk)
     return true;
 }
 
-static uint32_t place(struct native_cache *nc, struct code *k, bool thunk, bool hashed)
+/* Offset of the code, 0: no room. */
+static uint32_t place(struct native_cache *nc, const struct code *k)
 {
     uint32_t h = hash_bytes(k->b, k->n) % NATIVE_HASH;
-    if (hashed) {
-        for (uint32_t o = nc->stub_hash[h]; o != 0;) {
-            const struct stub_head *head = (const struct stub_head *)(const void *)(nc->rw + o);
-            if (head->len == k->n && (head->thunk != 0) == thunk &&
-                same_code(nc->rw + o + sizeof(*head), k, thunk)) {
-                return o + (uint32_t)sizeof(*head);
-            }
-            o = head->next;
+    for (uint32_t o = nc->stub_hash[h]; o != 0;) {
+        const struct stub_head *head = (const struct stub_head *)(const void *)(nc->rw + o);
+        if (head->len == k->n && same_code(nc->rw + o + sizeof(*head), k)) {
+            return o + (uint32_t)sizeof(*head);
         }
+        o = head->next;
     }
     uint32_t at = (nc->used + 7) & ~7u;
     uint32_t body = at + (uint32_t)sizeof(struct stub_head);
-    if (body + k->n > NATIVE_CODE_BYTES) {
+    if (k->n == sizeof(k->b) || body + k->n > NATIVE_CODE_BYTES) {
         return 0;
-    }
-    if (thunk) {
-        uint32_t rel = 0u - (body + k->n);
-        for (unsigned i = 0; i < 4; i++) {
-            k->b[k->n - 4 + i] = (uint8_t)(rel >> (8 * i));
-        }
     }
     struct stub_head *head = (struct stub_head *)(void *)(nc->rw + at);
     head->len = (uint16_t)k->n;
-    head->thunk = thunk;
-    head->next = hashed ? nc->stub_hash[h] : 0;
-    for (unsigned i = 0; i < k->n; i++) {
-        nc->rw[body + i] = k->b[i];
-    }
-    if (hashed) {
-        nc->stub_hash[h] = at;
-    }
+    head->run = (uint16_t)k->run;
+    head->next = nc->stub_hash[h];
+    nc->stub_hash[h] = at;
+    native_copy(nc->rw + body, k->b, k->n);
     nc->used = body + k->n;
     return body;
 }
 
-native_stub_fn *native_stub_make(struct native_cache *nc, const struct native_insn *ni)
+bool native_stub_make(struct native_cache *nc, struct native_insn *ni)
 {
     struct code k;
-    k.n = 0; /* not an initialiser: that would be a call of memset */
     emit(&k, ni);
-    uint32_t off = place(nc, &k, ni->needs_fpu, true);
-    return off == 0 ? NULL : native_stub_at(nc, off);
+    uint32_t off = place(nc, &k);
+    ni->fast = native_stub_at(nc, off);
+    ni->stub = native_stub_at(nc, off + k.run);
+    return off != 0;
 }
 
 /* One instruction that moves register n of the given encoding to or from [rdx]. */
@@ -349,9 +457,8 @@ static uint32_t fixed_move(struct native_cache *nc, const struct insn *in)
     struct native_insn ni = {.needs_fpu = true};
     ni.in = *in;
     struct code k;
-    k.n = 0;
     emit(&k, &ni);
-    return place(nc, &k, true, false);
+    return place(nc, &k);
 }
 
 static void fixed_vectors(struct native_cache *nc)
@@ -404,11 +511,7 @@ static void fixed_avx512(struct native_cache *nc)
 
 void native_stub_fixed(struct native_cache *nc)
 {
-    uintptr_t thunk = (uintptr_t)native_enter_thunk;
-    for (unsigned i = 0; i < 8; i++) {
-        nc->rw[i] = (uint8_t)(thunk >> (8 * i));
-    }
-    nc->used = 8;
+    nc->used = 8; /* offset 0 is nothing */
     fixed_vectors(nc);
     if ((nc->rfbm & 0xe0) == 0xe0) {
         fixed_avx512(nc);

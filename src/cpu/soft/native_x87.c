@@ -57,6 +57,7 @@ static void fix_env(struct scpu *c, uint8_t *e)
 {
     const struct native_cache *nc = c->native;
     const struct native_x87_ptr *x = &nc->x87;
+    native_x87_resolve(c);
     if (get(e + E_FIP, 4) - (uint32_t)(uintptr_t)nc->rx < NATIVE_CODE_BYTES) {
         uint64_t ip = x->ip;
         put(e + E_FIP, (uint32_t)ip, 4);

@@ -72,6 +72,7 @@ static int lin_probe(struct scpu *c, uint64_t va, unsigned len, unsigned acc)
 void native_x87_fix_pointers(struct scpu *c, uint8_t *image)
 {
     const struct native_cache *nc = c->native;
+    native_x87_resolve(c);
     uint64_t ip = get_le(image + IMG_FIP, 8);
     if (ip - (uint64_t)(uintptr_t)nc->rx < NATIVE_CODE_BYTES) {
         put_le(image + IMG_FIP, nc->x87.ip, 8);
