@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Time from starting the VMM to init's first line, ours beside QEMU's TCG, in one run.
 
-boot_bench.py VIV [ROUNDS]
+boot_bench.py [--rounds N] [--json]     the program is $VIV, else build/viv; 77 without QEMU or guest
 
 Guest: the default one (stock Debian cloud kernel, busybox), 1 vCPU, 512 MiB, no disk, no network,
 `quiet`. Rounds alternate between the two, so that a slow moment of the host meets both; prints each time
@@ -9,8 +9,10 @@ and the ratio of the medians. Ours is measured twice: at init's line on the cons
 the VMM's own clock at init's first signal (--metrics).
 """
 
+import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -65,16 +67,31 @@ def qemu():
 
 
 def main():
-    viv, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one object, for machines")
+    args = parser.parse_args()
+    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    viv = os.environ.get("VIV") or os.path.join(top, "build/viv")
+    if shutil.which("qemu-system-x86_64") is None or not os.path.exists(guest("vmlinuz")):
+        print("boot_bench: skipped, needs qemu-system-x86_64 and the default guest (make guest)")
+        return 77
     mine, theirs, last = [], [], {}
-    for number in range(1, rounds + 1):
+    for number in range(1, args.rounds + 1):
         seconds, last = ours(viv, "soft")
         mine.append(seconds)
         theirs.append(qemu())
-        print(f"round {number}: viv soft {mine[-1]:.2f} s, QEMU TCG {theirs[-1]:.2f} s", flush=True)
+        if not args.json:
+            print(f"round {number}: viv soft {mine[-1]:.2f} s, QEMU TCG {theirs[-1]:.2f} s",
+                  flush=True)
     a, b = statistics.median(mine), statistics.median(theirs)
-    print(f"boot to init's first line: viv soft {a:.2f} s, QEMU TCG {b:.2f} s, ratio {a / b:.2f}")
-    print("viv, last round: " + json.dumps(last))
+    if args.json:
+        print(json.dumps({"viv_soft_s": mine, "qemu_tcg_s": theirs, "viv_median_s": a,
+                          "qemu_median_s": b, "ratio": a / b, "metrics": last}))
+    else:
+        print(f"boot to init's first line: viv soft {a:.2f} s, QEMU TCG {b:.2f} s, "
+              f"ratio {a / b:.2f}")
+        print("viv, last round: " + json.dumps(last))
     return 0
 
 
