@@ -346,8 +346,10 @@ static void free_backwards(struct dev *dev, const struct dev *end)
 void board_free(struct machine *m)
 {
     struct dev *pci = m->board.pci != NULL ? pci_root_dev(m->board.pci) : NULL;
+    struct dev *functions = pci != NULL ? pci->next : NULL;
 
-    for (struct dev *d = pci; d != NULL;) {
+    pci_root_free(m->board.pci);
+    for (struct dev *d = functions; d != NULL;) {
         struct dev *next = d->next;
         if (d->ops->free != NULL) {
             d->ops->free(d);
