@@ -174,6 +174,10 @@ static void write_lvt(struct lapic *l, enum lapic_lvt which, uint32_t value)
     uint32_t old, now = value & lvt_writable[which];
     bool lint0 = which == LAPIC_LVT_LINT0;
 
+    if (which == LAPIC_LVT_TIMER) {
+        /* What is due ends in the old mode, also when the event loop has not come to it yet. */
+        lapic_timer_fired(l);
+    }
     pthread_mutex_lock(&l->lock);
     old = l->lvt[which];
     if (which == LAPIC_LVT_TIMER) {

@@ -404,9 +404,20 @@ static void test_timer(void **state)
     fx_advance(&w.fx, 1);
     assert_int_equal(take(&w, 0), 0x40);
     wr(&w, 0, 0x380, 0);
+    wr(&w, 0, 0xb0, 0);
     w.fx.fired = 0;
     fx_advance(&w.fx, NSEC_PER_SEC);
     assert_int_equal(w.fx.fired, 0);
+    /* A one-shot that ran out ends there, also when the mode changes before the host noticed. */
+    wr(&w, 0, 0x320, 0x40);
+    wr(&w, 0, 0x380, 500);
+    vmclock_set_ns(&w.fx.clock, vmclock_now_ns(&w.fx.clock) + 1000000);
+    assert_int_equal(rd(&w, 0, 0x390), 0);
+    wr(&w, 0, 0x320, 0x20040);
+    assert_int_equal(rd(&w, 0, 0x390), 0);
+    assert_int_equal(take(&w, 0), 0x40);
+    fx_advance(&w.fx, NSEC_PER_SEC);
+    assert_int_equal(take(&w, 0), -1);
     /* The shortest period does not flood the host. */
     wr(&w, 0, 0x3e0, 0xb);
     wr(&w, 0, 0x380, 1);
