@@ -43,9 +43,9 @@ static const struct class_policy {
 } class_table[F_N_CLASSES] = {
     [F_HOST] = {IF_HOST, IF_HOST},        [F_ENGINE] = {ALWAYS, IF_HOST},
     [F_ALWAYS] = {ALWAYS, ALWAYS},        [F_KVM] = {NEVER, IF_HOST},
-    [F_VAES] = {IF_HOST, IF_HOST},        [F_AVX512] = {NEVER, IF_HOST},
+    [F_VAES] = {IF_HOST, IF_HOST},        [F_AVX512] = {IF_HOST, IF_HOST},
     [F_PCID] = {NEVER, IF_HOST},          [F_LA57] = {NEVER, NEVER},
-    [F_XSAVEC] = {NEVER, IF_HOST},        [F_NO_FLAWS_INTEL] = {ALWAYS, IF_HOST},
+    [F_XSAVEC] = {IF_HOST, IF_HOST},      [F_NO_FLAWS_INTEL] = {ALWAYS, IF_HOST},
     [F_NO_FLAWS_AMD] = {ALWAYS, IF_HOST}, [F_AMD] = {ALWAYS, ALWAYS},
 };
 
