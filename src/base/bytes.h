@@ -1,4 +1,5 @@
-/* Unaligned little- and big-endian loads and stores on byte buffers. The caller checks bounds. */
+/* Unaligned little- and big-endian loads and stores on byte buffers. The caller checks bounds.
+ */
 #pragma once
 
 #include <stdint.h>

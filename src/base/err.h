@@ -1,9 +1,9 @@
 /*
  * Errors of the control path.
  *
- * A function that can fail for a reason a person should read takes a caller-owned `struct err *`
- * as its last parameter. On failure it fills it and returns a negative errno; on success it leaves
- * it untouched. Reporting and returning is one statement:
+ * A function that can fail for a reason a person should read takes a caller-owned `struct err
+ * *` as its last parameter. On failure it fills it and returns a negative errno; on success it
+ * leaves it untouched. Reporting and returning is one statement:
  *
  *     return ERR(err, IMAGE_BAD, EINVAL, "kernel %s: bad magic 0x%x, want 0x%x", p, m, want);
  *
@@ -17,20 +17,20 @@
 /* X(enum suffix, stable name, exit status of a program that ends with it) */
 #define ERR_TABLE(X)                                                                           \
     X(NONE, "none", 0)                                                                         \
-    X(USAGE, "usage", 2)              /* the command line or a request is malformed */         \
-    X(SPEC_BAD, "spec-bad", 2)        /* a VM specification has a bad key or value */          \
-    X(NOT_FOUND, "not-found", 1)      /* a file or object named by the user is missing */      \
-    X(ACCESS, "access", 1)            /* permission refused by the host */                     \
-    X(IO, "io", 1)                    /* reading or writing a host file failed */              \
-    X(NO_MEMORY, "no-memory", 1)      /* the host has not enough memory */                     \
-    X(NO_SPACE, "no-space", 1)        /* the host disk is full */                              \
-    X(IMAGE_BAD, "image-bad", 1)      /* a kernel, initrd, firmware or disk is malformed */    \
-    X(STATE_BAD, "state-bad", 1)      /* a saved state is malformed or of another version */   \
-    X(ENGINE, "engine", 1)            /* the CPU engine is unusable or failed */               \
-    X(HELPER, "helper", 1)            /* a helper process failed */                            \
-    X(LIMIT, "limit", 1)              /* a limit of ours or of the host is reached */          \
-    X(GUEST_CRASH, "guest-crash", 3)  /* the guest panicked or triple-faulted */               \
-    X(INTERNAL, "internal", 1)        /* a broken invariant of ours */
+    X(USAGE, "usage", 2)             /* the command line or a request is malformed */          \
+    X(SPEC_BAD, "spec-bad", 2)       /* a VM specification has a bad key or value */           \
+    X(NOT_FOUND, "not-found", 1)     /* a file or object named by the user is missing */       \
+    X(ACCESS, "access", 1)           /* permission refused by the host */                      \
+    X(IO, "io", 1)                   /* reading or writing a host file failed */               \
+    X(NO_MEMORY, "no-memory", 1)     /* the host has not enough memory */                      \
+    X(NO_SPACE, "no-space", 1)       /* the host disk is full */                               \
+    X(IMAGE_BAD, "image-bad", 1)     /* a kernel, initrd, firmware or disk is malformed */     \
+    X(STATE_BAD, "state-bad", 1)     /* a saved state is malformed or of another version */    \
+    X(ENGINE, "engine", 1)           /* the CPU engine is unusable or failed */                \
+    X(HELPER, "helper", 1)           /* a helper process failed */                             \
+    X(LIMIT, "limit", 1)             /* a limit of ours or of the host is reached */           \
+    X(GUEST_CRASH, "guest-crash", 3) /* the guest panicked or triple-faulted */                \
+    X(INTERNAL, "internal", 1)       /* a broken invariant of ours */
 
 enum err_code {
 #define X(name, text, status) ERR_##name,

@@ -1,7 +1,8 @@
 /*
- * Log lines on stderr (or a descriptor): "viv: warn: text". The level and the descriptor are the
- * only process-wide state of this library. Thread-safe; one write(2) per line, so lines do not mix.
- * Data-path code never logs above debug; use log_ratelimited for what a guest can trigger.
+ * Log lines on stderr (or a descriptor): "viv: warn: text". The level and the descriptor are
+ * the only process-wide state of this library. Thread-safe; one write(2) per line, so lines do
+ * not mix. Data-path code never logs above debug; use log_ratelimited for what a guest can
+ * trigger.
  */
 #pragma once
 
@@ -12,7 +13,8 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
 
 void log_setup(const char *program, enum log_level max_level, int fd);
 bool log_enabled(enum log_level level);
-void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void log_write(enum log_level level, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #define log_error(...) log_write(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warn(...)  log_write(LOG_LEVEL_WARN, __VA_ARGS__)

@@ -1,7 +1,7 @@
 /*
- * Event loop: one thread, epoll. Watches, timers and posted calls run on the thread in loop_run.
- * loop_post and the timer_* calls may come from any thread; everything else from the loop's own
- * thread or before it runs. Nothing that blocks belongs in a callback.
+ * Event loop: one thread, epoll. Watches, timers and posted calls run on the thread in
+ * loop_run. loop_post and the timer_* calls may come from any thread; everything else from the
+ * loop's own thread or before it runs. Nothing that blocks belongs in a callback.
  */
 #pragma once
 

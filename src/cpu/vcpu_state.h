@@ -1,6 +1,7 @@
 /*
- * The architectural state of one x86-64 vCPU, neutral between engines. What save/load, migration
- * and the debugger see. Names are the manuals'. Saved field by field by cpu/vcpu_state.c.
+ * The architectural state of one x86-64 vCPU, neutral between engines. What save/load,
+ * migration and the debugger see. Names are the manuals'. Saved field by field by
+ * cpu/vcpu_state.c.
  */
 #pragma once
 
@@ -13,16 +14,30 @@ struct state_writer;
 struct state_reader;
 
 enum x86_reg {
-    X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-    X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+    X86_RAX,
+    X86_RCX,
+    X86_RDX,
+    X86_RBX,
+    X86_RSP,
+    X86_RBP,
+    X86_RSI,
+    X86_RDI,
+    X86_R8,
+    X86_R9,
+    X86_R10,
+    X86_R11,
+    X86_R12,
+    X86_R13,
+    X86_R14,
+    X86_R15,
 };
 
 enum x86_seg { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_NSEG };
 
 /*
  * A segment register with its hidden part. attr holds descriptor bits 40-47 and 52-55 as the
- * VMCS/VMCB do: type 0-3, S 4, DPL 5-6, P 7, AVL 8, L 9, D/B 10, G 11; bit 15 set: unusable (null).
- * limit is in bytes, already scaled by G.
+ * VMCS/VMCB do: type 0-3, S 4, DPL 5-6, P 7, AVL 8, L 9, D/B 10, G 11; bit 15 set: unusable
+ * (null). limit is in bytes, already scaled by G.
  */
 struct vcpu_seg {
     uint16_t sel;
@@ -81,7 +96,8 @@ struct vcpu_state {
     uint8_t xsave[VCPU_XSAVE_BYTES];
 };
 
-/* Power-on state (SDM vol. 3, table 10-1); bsp tells whether it starts at FFFF_FFF0h or waits. */
+/* Power-on state (SDM vol. 3, table 10-1); bsp tells whether it starts at FFFF_FFF0h or waits.
+ */
 void vcpu_state_reset(struct vcpu_state *s, bool bsp);
 void vcpu_state_save(const struct vcpu_state *s, uint32_t index, struct state_writer *w);
 int vcpu_state_load(struct vcpu_state *s, uint32_t index, struct state_reader *r,

@@ -6,6 +6,7 @@
  */
 #include "machine/machine_priv.h"
 
+#include "base/ckd.h"
 #include "base/cleanup.h"
 
 #include <errno.h>

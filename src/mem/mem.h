@@ -1,10 +1,10 @@
 /*
- * Guest-physical memory. Only this folder touches guest RAM through raw host addresses, except the
- * CPU engines, which map slots (mem_slot) by the same rules.
+ * Guest-physical memory. Only this folder touches guest RAM through raw host addresses, except
+ * the CPU engines, which map slots (mem_slot) by the same rules.
  *
- * RAM is memfd-backed. A slot is a range of guest-physical addresses with host memory behind it;
- * slots never overlap and are fixed while vCPUs run, except through mem_slot_add/remove, which the
- * caller brackets by pausing the vCPUs.
+ * RAM is memfd-backed. A slot is a range of guest-physical addresses with host memory behind
+ * it; slots never overlap and are fixed while vCPUs run, except through mem_slot_add/remove,
+ * which the caller brackets by pausing the vCPUs.
  *
  * Thread-safety: accessors from any thread. Guest RAM is shared with running vCPUs, so a value
  * read twice may differ: copy once, validate, use.
@@ -50,8 +50,8 @@ struct mem_slot {
 struct mem;
 
 /*
- * Called after bytes of guest RAM were written by anyone but the vCPU that runs the engine's own
- * store path (devices, loaders): the engine drops translations of code in that range.
+ * Called after bytes of guest RAM were written by anyone but the vCPU that runs the engine's
+ * own store path (devices, loaders): the engine drops translations of code in that range.
  */
 typedef void mem_written_fn(void *opaque, const struct mem_slot *slot, uint64_t offset,
                             uint64_t len);
@@ -59,7 +59,8 @@ typedef void mem_written_fn(void *opaque, const struct mem_slot *slot, uint64_t 
 int mem_new(struct mem **ret_mem, struct err *err);
 void mem_free(struct mem *mem);
 
-/* Adds zeroed RAM (or ROM) of size bytes at base. -EEXIST on overlap, -EINVAL on bad alignment. */
+/* Adds zeroed RAM (or ROM) of size bytes at base. -EEXIST on overlap, -EINVAL on bad alignment.
+ */
 int mem_slot_add(struct mem *mem, gpa_t base, uint64_t size_bytes, enum mem_slot_kind kind,
                  struct err *err);
 unsigned mem_slot_count(const struct mem *mem);
@@ -69,7 +70,8 @@ uint64_t mem_ram_bytes(const struct mem *mem);
 void mem_set_written_hook(struct mem *mem, mem_written_fn *fn, void *opaque);
 
 /* Copies; 0, or -EFAULT when any byte of [gpa, gpa+len) has no RAM behind it (nothing copied).
- * A range may span adjacent slots. Writing to ROM is -EFAULT; mem_load ignores that (loaders). */
+ * A range may span adjacent slots. Writing to ROM is -EFAULT; mem_load ignores that (loaders).
+ */
 int mem_read(const struct mem *mem, gpa_t gpa, void *buf, size_t len);
 int mem_write(struct mem *mem, gpa_t gpa, const void *buf, size_t len);
 int mem_load(struct mem *mem, gpa_t gpa, const void *buf, size_t len);
@@ -80,8 +82,9 @@ int mem_load_u16(const struct mem *mem, gpa_t gpa, uint16_t *ret_value); /* acqu
 int mem_store_u16(struct mem *mem, gpa_t gpa, uint16_t value);           /* release */
 
 /*
- * A bounded span for zero-copy I/O: host address of [gpa, gpa+len) when it lies in one slot, else
- * NULL. After bytes were stored through it call mem_written. Read-only spans may lie in ROM.
+ * A bounded span for zero-copy I/O: host address of [gpa, gpa+len) when it lies in one slot,
+ * else NULL. After bytes were stored through it call mem_written. Read-only spans may lie in
+ * ROM.
  */
 void *mem_span(const struct mem *mem, gpa_t gpa, size_t len, bool writable);
 void mem_written(struct mem *mem, gpa_t gpa, size_t len);

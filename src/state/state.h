@@ -6,12 +6,13 @@
  *     field   := u8 name_len name  u8 kind  u32 len  bytes
  *     end-of-section := u8 0      end := u16 0
  *
- * Names are 1 to 255 printable ASCII characters; no section and no field of a section occurs twice.
- * kind 0 is an array of little-endian integers, kind 1 is bytes.
+ * Names are 1 to 255 printable ASCII characters; no section and no field of a section occurs
+ * twice. kind 0 is an array of little-endian integers, kind 1 is bytes.
  *
- * All integers little-endian. A writer fills a growing buffer (RAM pages go elsewhere). A reader
- * looks a section up by (name, instance) and a field by name, refuses unknown fields and sections
- * by name at state_reader_finish, and never trusts a length. Errors stick: check once at the end.
+ * All integers little-endian. A writer fills a growing buffer (RAM pages go elsewhere). A
+ * reader looks a section up by (name, instance) and a field by name, refuses unknown fields and
+ * sections by name at state_reader_finish, and never trusts a length. Errors stick: check once
+ * at the end.
  *
  * Devices describe themselves with tables of fields:
  *     static const struct state_field fields[] = {
@@ -40,16 +41,24 @@ struct state_field {
 };
 
 #define STATE_UINT_N(type, member, n)                                                          \
-    {#member,                                                                                  \
+    {                                                                                          \
+#member,                                                                                  \
      _Generic(((type *)0)->member, bool: STATE_KIND_BOOL, bool *: STATE_KIND_BOOL,             \
               default: STATE_KIND_UINT),                                                       \
-     offsetof(type, member), sizeof(((type *)0)->member) / (n), (n)}
-#define STATE_UINT(type, member) STATE_UINT_N(type, member, 1) /* any 1,2,4,8-byte integer, bool */
+     offsetof(type, member), sizeof(((type *)0)->member) / (n), (n)    \
+    }
+#define STATE_UINT(type, member)                                                               \
+    STATE_UINT_N(type, member, 1) /* any 1,2,4,8-byte integer, bool */
 #define STATE_UINTS(type, member)                                                              \
     STATE_UINT_N(type, member, sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]))
 #define STATE_BYTES(type, member)                                                              \
-    {#member, STATE_KIND_BYTES, offsetof(type, member), sizeof(((type *)0)->member), 1}
-#define STATE_END {NULL, STATE_KIND_UINT, 0, 0, 0}
+    {                                                                                          \
+#member, STATE_KIND_BYTES, offsetof(type, member), sizeof(((type *)0)->member), 1      \
+    }
+#define STATE_END                                                                              \
+    {                                                                                          \
+        NULL, STATE_KIND_UINT, 0, 0, 0                                                         \
+    }
 
 int state_writer_new(struct state_writer **ret_writer, struct err *err);
 void state_writer_free(struct state_writer *w);

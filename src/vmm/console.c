@@ -39,7 +39,7 @@ struct console {
     bool in_ended;
     bool out_may_block; /* could not be made non-blocking: poll, then small writes */
     bool out_dead;      /* nobody reads: output is taken and forgotten */
-    bool raw, escape, final;
+    bool have_saved, raw, escape, final;
     uint64_t final_until_ns;
     struct termios saved;
     struct loop_watch *in_watch, *out_watch;
@@ -55,16 +55,19 @@ static void restore_in_emergency(int sig)
     if (emergency_armed) {
         tcsetattr(STDIN_FILENO, TCSANOW, &emergency_termios);
     }
-    /* SA_RESETHAND put the default action back: die of the same signal, with its core dump. */
+    /* Dies of the same signal, with its core dump. An engine may have called this from a
+     * handler of its own, which is then still the one in place. */
+    signal(sig, SIG_DFL);
     raise(sig);
 }
 
+/* Before the machine is made: an engine that handles faults of its code puts its handlers
+ * before ours and passes on what is not its own. */
 static void arm_emergency(const struct termios *saved)
 {
     static const int fatal[] = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGABRT,
                                 SIGSYS,  SIGQUIT, SIGALRM, SIGXCPU, SIGXFSZ};
-    struct sigaction sa = {.sa_handler = restore_in_emergency,
-                           .sa_flags = (int)(SA_RESETHAND | SA_NODEFER | SA_ONSTACK)};
+    struct sigaction sa = {.sa_handler = restore_in_emergency, .sa_flags = SA_ONSTACK};
 
     emergency_termios = *saved;
     emergency_armed = 1;
@@ -85,13 +88,10 @@ static void set_raw(struct console *c)
 /* Raw when a person sits there: both ends a terminal, and ours (not a background job). */
 static void enter_raw(struct console *c)
 {
-    if (!isatty(c->in_fd) || !isatty(c->out_fd) || tcgetpgrp(c->in_fd) != getpgrp() ||
-        tcgetattr(c->in_fd, &c->saved) < 0) {
-        return;
+    if (c->have_saved && isatty(c->out_fd) && tcgetpgrp(c->in_fd) == getpgrp()) {
+        set_raw(c);
+        c->raw = true;
     }
-    arm_emergency(&c->saved);
-    set_raw(c);
-    c->raw = true;
 }
 
 void console_suspend(struct console *c)
@@ -357,7 +357,11 @@ int console_open(struct console **ret_console, const struct machine_config *cfg,
     switch (cfg->console) {
     case MACHINE_CONSOLE_STDIO:
         open_stdout(c);
-        c->in_fd = fcntl(STDIN_FILENO, F_GETFD) < 0 ? -1 : STDIN_FILENO;
+        c->in_fd = STDIN_FILENO;
+        if (tcgetattr(c->in_fd, &c->saved) == 0) {
+            c->have_saved = true;
+            arm_emergency(&c->saved);
+        }
         break;
     case MACHINE_CONSOLE_FILE:
         c->out_fd =
