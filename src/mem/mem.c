@@ -151,7 +151,9 @@ int mem_slot_add(struct mem *mem, gpa_t base, uint64_t size_bytes, enum mem_slot
         slot_free(slot);
         return r;
     }
-    memmove(&mem->slots[at + 1], &mem->slots[at], (mem->n_slots - at) * sizeof(mem->slots[0]));
+    for (unsigned i = mem->n_slots; i > at; i--) {
+        mem->slots[i] = mem->slots[i - 1];
+    }
     mem->slots[at] = slot;
     mem->n_slots++;
     mem->next_id++;

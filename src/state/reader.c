@@ -194,7 +194,7 @@ static int check_twice(struct state_reader *r, struct err *err)
                        "saved state: section %.*s[%" PRIu32 "] occurs twice", s->name_len,
                        (const char *)s->name, s->instance);
         }
-        if (s->count == 0) {
+        if (s->count == 0 || r->fields == NULL) {
             continue;
         }
         struct field *f = &r->fields[s->first];
