@@ -125,6 +125,14 @@ static int set_console(void *opaque, const char *value, struct err *err)
     return 0;
 }
 
+static int set_test_device(void *opaque, const char *value, struct err *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_ctx *)opaque)->cfg.test_device = true;
+    return 0;
+}
+
 static int set_print_spec(void *opaque, const char *value, struct err *err)
 {
     (void)value;
@@ -282,6 +290,8 @@ static const struct cli_option options[] = {
      false, set_console},
     {"metrics", "FILE", "Writes what was measured as JSON when the VM ends.", false,
      set_metrics},
+    {"test-device", NULL, "Adds the PC test device that kvm-unit-tests use.", false,
+     set_test_device},
     {"print-spec", NULL, "Prints the VM spec (JSON) and runs nothing.", false, set_print_spec},
     {.name = NULL},
 };

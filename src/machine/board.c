@@ -10,6 +10,7 @@
 #include "dev/legacy/debug_exit.h"
 #include "dev/legacy/fw_cfg.h"
 #include "dev/legacy/i8042.h"
+#include "dev/legacy/pc_testdev.h"
 #include "dev/legacy/port92.h"
 #include "dev/legacy/pvpanic.h"
 #include "dev/legacy/uart16550.h"
@@ -250,6 +251,19 @@ static int make_paravirtual(struct machine *m, struct err *err)
     return r < 0 ? r : fw_cfg_add_u16(fw, FW_CFG_MAX_CPUS, (uint16_t)m->cfg->n_cpus, err);
 }
 
+static int make_test_device(struct machine *m, struct err *err)
+{
+    struct pc_testdev *td;
+    const struct pc_testdev_config cfg = {
+        .pio = m->pio, .mmio = m->mmio, .lock = &m->dev_lock, .set_gsi = gsi_set, .opaque = m};
+    int r = m->cfg->test_device ? pc_testdev_new(&td, &cfg, err) : 0;
+
+    if (r == 0 && m->cfg->test_device) {
+        board_add_dev(m, pc_testdev_dev(td));
+    }
+    return r;
+}
+
 static int make_test_ports(struct machine *m, struct err *err)
 {
     struct debug_exit *exit_port;
@@ -323,6 +337,7 @@ int board_new(struct machine *m, struct err *err)
     r = r < 0 ? r : make_power(m, err);
     r = r < 0 ? r : make_paravirtual(m, err);
     r = r < 0 ? r : make_test_ports(m, err);
+    r = r < 0 ? r : make_test_device(m, err);
     r = r < 0 ? r : make_uart(m, err);
     return r < 0 ? r : board_pci_new(m, err);
 }

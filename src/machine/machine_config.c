@@ -241,6 +241,9 @@ void machine_config_write(const struct machine_config *cfg, struct json_out *out
     write_optional(out, "path", cfg->console_path);
     json_object_end(out);
     write_optional(out, "metrics", cfg->metrics_path);
+    if (cfg->test_device) {
+        json_put_bool(out, "test_device", true);
+    }
     json_object_end(out);
 }
 

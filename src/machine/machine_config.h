@@ -61,6 +61,7 @@ struct machine_config {
     enum machine_console_kind console;
     char *console_path; /* FILE */
     char *metrics_path;
+    bool test_device; /* what kvm-unit-tests expect: dev/legacy/pc_testdev.h */
 };
 
 /* Defaults: one CPU, 512 MiB, engine auto, console stdio, no disk, no network. -ENOMEM. */

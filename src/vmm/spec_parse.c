@@ -332,6 +332,12 @@ static int set_console(void *target, const json_t *value, const struct at *at, s
     return parse_object(target, keys, value, at, err);
 }
 
+static int set_test_device(void *target, const json_t *value, const struct at *at,
+                           struct err *err)
+{
+    return get_bool(&((struct machine_config *)target)->test_device, value, at, err);
+}
+
 static const struct key spec_keys[] = {
     {"version", set_version, true},
     {"name", set_name, false},
@@ -343,6 +349,7 @@ static const struct key spec_keys[] = {
     {"nets", set_nets, false},
     {"console", set_console, false},
     {"metrics", set_metrics, false},
+    {"test_device", set_test_device, false},
     {.name = NULL},
 };
 

@@ -37,7 +37,8 @@ static const char full[] =
     "\"nets\":[{\"kind\":\"user\",\"mac\":\"02:56:49:56:00:07\",\"hostfwd\":[\"tcp:127.0.0.1:"
     "2222-:"
     "22\"]}],"
-    "\"console\":{\"kind\":\"file\",\"path\":\"/c\"},\"metrics\":\"/m\"}\n";
+    "\"console\":{\"kind\":\"file\",\"path\":\"/c\"},\"metrics\":\"/"
+    "m\",\"test_device\":true}\n";
 
 static void every_key_and_back(void **state)
 {

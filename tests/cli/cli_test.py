@@ -152,13 +152,14 @@ def test_options_become_the_spec():
                        "--name", "n", "--cpus", "3", "--memory", "1.5G", "--engine", "soft",
                        "--disk", "d2,readonly=on,serial=S", "--net",
                        "user,hostfwd=tcp::1-:2,hostfwd=udp:0.0.0.0:3-:4", "--console", "c.txt",
-                       "--metrics", "m.json")
+                       "--metrics", "m.json", "--test-device")
     check(doc["disks"] == [{"path": "disk,,1.img", "readonly": False},
                            {"path": "d2", "readonly": True, "serial": "S"}], doc)
     check(doc["memory_bytes"] == 3 << 29 and doc["cpus"] == 3 and doc["engine"] == "soft", doc)
     check(doc["boot"] == {"kernel": "k", "initrd": "i", "cmdline": "c d"}, doc)
     check(doc["nets"][0]["hostfwd"] == ["tcp:127.0.0.1:1-:2", "udp:0.0.0.0:3-:4"], doc)
     check(doc["console"] == {"kind": "file", "path": "c.txt"} and doc["metrics"] == "m.json", doc)
+    check(doc["test_device"] is True, doc)
     check(check_spec(doc) == (0, ""), "not accepted")
 
 
