@@ -106,7 +106,6 @@ static struct scpu *_Atomic caches[MAX_CACHES];
 
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
 static struct sigaction previous[ARRAY_LEN(fault_signals)];
-static _Atomic bool signals_installed;
 
 int native_register(struct scpu *c, struct err *err)
 {
@@ -189,15 +188,17 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
 
 int native_signals_init(struct err *err)
 {
-    bool installed = false;
-    if (!atomic_compare_exchange_strong(&signals_installed, &installed, true)) {
-        return 0;
-    }
     for (unsigned i = 0; i < ARRAY_LEN(fault_signals); i++) {
         struct sigaction sa = {.sa_sigaction = on_fault,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+        struct sigaction now;
         sigemptyset(&sa.sa_mask);
-        if (sigaction(fault_signals[i], &sa, &previous[i]) != 0) {
+        int rc = sigaction(fault_signals[i], NULL, &now);
+        if (rc == 0 && (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault)) {
+            previous[i] = now;
+            rc = sigaction(fault_signals[i], &sa, NULL);
+        }
+        if (rc != 0) {
             return ERR(err, ENGINE, errno, "cannot handle signal %d: %s", fault_signals[i],
                        strerror(errno));
         }
