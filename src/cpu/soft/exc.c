@@ -299,6 +299,16 @@ static bool pushes_rf(const struct scpu *c, uint8_t vector)
     return true;
 }
 
+/* DR6 tells of the debug exception that is being delivered: B0-B3 of this one only; BS, BT and
+ * BD add up. Nothing pending: DR6 was set by whoever raised it. */
+static void show_pending_db(struct scpu *c)
+{
+    if (c->pending_db != 0) {
+        c->dr[6] = (c->dr[6] & ~(uint64_t)DR6_TRAP_BITS) | c->pending_db;
+        c->pending_db = 0;
+    }
+}
+
 static int deliver_kind(struct scpu *c, enum soft_event kind, const struct soft_exc *x)
 {
     bool soft = kind == SOFT_EV_SOFT_INT;
@@ -350,6 +360,7 @@ int exc_icebp(struct scpu *c)
         .vector = EXC_DB, .ext = 1, .rip = c->next_rip, .rflags = soft_get_rflags(c)};
 
     c->step_rule = STEP_NEVER;
+    show_pending_db(c); /* a watchpoint that MOV SS held back comes with it */
     return deliver(c, &ev);
 }
 

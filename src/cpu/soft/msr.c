@@ -258,10 +258,8 @@ static int write_mtrr_def(struct scpu *c, const struct msr_row *row, uint32_t ms
 static int write_mc_bank(struct scpu *c, const struct msr_row *row, uint32_t msr,
                          uint64_t value)
 {
-    bool ctl = (msr & 3) == 0;
-
-    /* CTL is all or nothing here; STATUS, ADDR and MISC can be cleared. */
-    if (ctl ? value != 0 && ~value != 0 : value != 0) {
+    /* CTL is all or nothing here; STATUS can be cleared; ADDR and MISC hold anything. */
+    if (((msr & 3) == 0 && value != 0 && ~value != 0) || ((msr & 3) == 1 && value != 0)) {
         return -EINVAL;
     }
     *field(c, row, msr) = value;
@@ -296,6 +294,18 @@ static int read_platform_info(struct scpu *c, const struct msr_row *row, uint32_
     (void)row;
     (void)msr;
     *ret_value = ratio << 8 | ratio << 40;
+    return 0;
+}
+
+/* Branch trace and precise event storage: unavailable. */
+#define MISC_ENABLE_ALWAYS UINT64_C(0x1800)
+
+static int read_misc_enable(struct scpu *c, const struct msr_row *row, uint32_t msr,
+                            uint64_t *ret_value)
+{
+    (void)row;
+    (void)msr;
+    *ret_value = c->cold->misc_enable | MISC_ENABLE_ALWAYS;
     return 0;
 }
 
@@ -378,6 +388,7 @@ static const struct msr_row msr_table[] = {
     {.first = 0x49, .count = 1, .write = write_field, .mask = 1, .leaf = 7, .reg = 3, .bit = 26},
     IGNORED(0x79, 1, 0),                             /* BIOS_UPDT_TRIG */
     IGNORED(0x8b, 1, UINT64_C(0x100000000)),         /* BIOS_SIGN_ID, AMD PATCH_LEVEL */
+    VENDOR(INTEL, 0xc1, 2, write_ignored, 0),        /* P6 counters: there, but they stand still */
     {.first = 0xce, .count = 1, .read = read_platform_info, .vendor = INTEL},
     RO(0xfe, 1, 0x508),                              /* MTRRCAP: 8 variable, fixed, WC */
     {.first = 0x10a, .count = 1, .read = read_field, .value = ARCH_CAPABILITIES,
@@ -391,8 +402,10 @@ static const struct msr_row msr_table[] = {
     RO(0x179, 1, MCG_CTL_P | VCPU_MCE_BANKS),        /* MCG_CAP */
     COLD(0x17a, mcg_status, 7),
     COLD(0x17b, mcg_ctl, ALL_BITS),
+    VENDOR(INTEL, 0x186, 2, write_ignored, 0),       /* P6 event selects */
     RO(0x198, 1, 1000 | UINT64_C(4) << 40),          /* PERF_STATUS */
-    COLD(0x1a0, misc_enable, UINT64_C(0x4000c51889)),
+    {.first = 0x1a0, .count = 1, .read = read_misc_enable, .write = write_field,
+     COLD_FIELD(misc_enable), .mask = UINT64_C(0x400c51889)},
     COLD(0x1d9, debugctl, 3),
     RO(0x1db, 4, 0),                                 /* last branch and exception */
     COLD_FN(0x200, 2 * VCPU_MTRR_VAR, mtrr_var, write_mtrr_var),
@@ -420,6 +433,7 @@ static const struct msr_row msr_table[] = {
     {.first = 0xc0000100, .count = 2, .read = read_seg_base, .write = write_seg_base},
     CPU_VA(0xc0000102, kernel_gs_base),
     CPU(0xc0000103, tsc_aux, 0xffffffff),
+    VENDOR(AMD, 0xc0010000, 8, write_ignored, 0),    /* K7 event selects and counters */
     VENDOR(AMD, 0xc0010010, 1, write_ignored, 0),    /* SYSCFG */
     VENDOR(AMD, 0xc0010015, 1, write_ignored, UINT64_C(1) << 24), /* HWCR: TSC runs at P0 rate */
     VENDOR(AMD, 0xc001001a, 1, write_ignored, 0),    /* TOP_MEM */

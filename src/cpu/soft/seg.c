@@ -227,9 +227,10 @@ void seg_null_outer(struct scpu *c)
         struct vcpu_seg *s = &c->seg[segs[i]];
         bool conforming = (s->attr & 0xc) == 0xc;
 
-        /* A null one is left alone: FS and GS then keep the base that WRMSR gave them. */
+        /* Its base stays: FS and GS then keep what WRMSR gave them. */
         if (!(s->attr & SEG_UNUSABLE) && !conforming && SEG_DPL(s->attr) < c->cpl) {
-            seg_set_null(s, 0);
+            s->sel = 0;
+            s->attr |= SEG_UNUSABLE;
         }
     }
 }
