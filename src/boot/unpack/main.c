@@ -27,6 +27,8 @@ int main(int argc, char **argv)
         fputs("viv-unpack is started by viv-vmm: viv-unpack OFFSET LENGTH MAX\n", stderr);
         return UNPACK_INTERNAL;
     }
+    /* Ours are all close-on-exec; this is for those of whoever else starts us. */
+    close_range(UNPACK_FD_OUT + 1, ~0u, 0);
     if (unpack_sandbox(s.out_max) < 0) {
         return UNPACK_INTERNAL;
     }
