@@ -126,6 +126,22 @@ def test_engines():
     check(b"auto takes" in viv("engines")[1], "text")
 
 
+def test_manual_and_completion_know_every_option():
+    with open(os.path.join(TOP, "docs/man/viv.1"), encoding="utf-8") as f:
+        manual = f.read()
+    options = re.findall(r"^  --([a-z-]+)", viv("run", "--help")[1].decode(), re.M)
+    check(len(options) > 10, options)
+    for option in options:
+        check(option == "help" or f".It Fl -{option}" in manual, "viv.1 lacks --" + option)
+    script = ("source tools/completion/viv.bash; COMP_WORDS=(viv run --); COMP_CWORD=2; _viv; "
+              "echo ${COMPREPLY[@]}; COMP_WORDS=(viv run --engine = s); COMP_CWORD=4; _viv; "
+              "echo ${COMPREPLY[@]}")
+    env = dict(ENV, PATH=os.path.dirname(VIV) + ":" + os.environ["PATH"])
+    out = subprocess.run(["bash", "-c", script], cwd=TOP, env=env, capture_output=True,
+                         text=True, check=False).stdout.split("\n")
+    check(set(out[0].split()) == {"--" + o for o in options} and out[1] == "soft", out)
+
+
 def test_full_stdout_is_an_error():
     with open("/dev/full", "wb") as full:
         done = subprocess.run([VIV, "help"], stdout=full, stderr=subprocess.PIPE, check=False)

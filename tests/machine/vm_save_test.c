@@ -24,12 +24,18 @@ struct step {
 static const struct step ticks_steps[] = {
     {"tick 07", NULL}, {"tick 08", NULL}, {"tick 19", NULL}, {"tick 33", NULL}, {NULL, NULL},
 };
+/* The file is written to the disk while the VM moves; the network's address stays. */
 static const struct step linux_steps[] = {
     {"Enter 'help'", NULL},
     {"sum=3000", "a=1000; echo sum=$((a * 3))\n"},
-    {"left=998", "echo left=$((a - 2)); ls -R / >/dev/null\n"},
-    {"files=", "for i in 1 2 3 4; do find /sys | md5sum; done; echo files=done\n"},
-    {NULL, "sleep 1; poweroff -f\n"},
+    {"bg=1", "dd if=/dev/urandom of=/tmp/f bs=1M count=16 2>/dev/null; "
+             "(dd if=/tmp/f of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo wr=$((6 * 7))) & "
+             "echo bg=$((0 + 1))\n"},
+    {"wr=42", NULL},
+    {"same=0 left=998", "echo 3 >/proc/sys/vm/drop_caches; cmp -n 16777216 /tmp/f /dev/vda; "
+                        "echo same=$? left=$((a - 2))\n"},
+    {"ping=0", "ping -c 2 -W 20 10.0.2.2 >/dev/null; echo ping=$?\n"},
+    {NULL, "poweroff\n"},
 };
 
 struct vm {
@@ -95,38 +101,45 @@ static void make(struct vm *vm)
 }
 
 /* Pages that the guest never touched are holes in the memory file. */
-static void copy_ram(struct machine *to, const struct machine *from)
+static void copy_ram(struct machine *to, const int *fds)
 {
-    for (unsigned i = 0; i < mem_slot_count(from->mem); i++) {
-        const struct mem_slot *a = mem_slot_get(from->mem, i), *b = mem_slot_get(to->mem, i);
+    for (unsigned i = 0; i < mem_slot_count(to->mem); i++) {
+        const struct mem_slot *slot = mem_slot_get(to->mem, i);
         off_t at = 0;
-        while ((at = lseek(a->fd, at, SEEK_DATA)) >= 0) {
-            off_t end = lseek(a->fd, at, SEEK_HOLE);
-            memcpy(b->host + at, a->host + at, (size_t)(end - at));
-            at = end;
+        while ((at = lseek(fds[i], at, SEEK_DATA)) >= 0) {
+            off_t end = lseek(fds[i], at, SEEK_HOLE);
+            for (; at < end; at += 4096) {
+                if (pread(fds[i], slot->host + at, 4096, at) != 4096) {
+                    die("cannot read RAM", NULL);
+                }
+            }
         }
+        close(fds[i]);
     }
 }
 
-/* Moves the VM into a new machine through the state stream. */
+/* Moves the VM into a new machine through the state stream. The old one is gone before the new
+ * one is made: only one may hold the disk. */
 static void move(struct vm *vm)
 {
-    struct machine *old = vm->m;
-    struct loop *old_loop = vm->loop;
     struct state_writer *w;
     struct state_reader *r;
     struct err err = {0};
     const void *data;
     size_t len;
+    int fds[2] = {-1, -1};
 
-    if (state_writer_new(&w, &err) < 0 || machine_save(old, w, &err) < 0 ||
+    if (state_writer_new(&w, &err) < 0 || machine_save(vm->m, w, &err) < 0 ||
         state_writer_finish(w, &data, &len) < 0) {
         die("save", &err);
     }
+    for (unsigned i = 0; i < mem_slot_count(vm->m->mem) && i < ARRAY_LEN(fds); i++) {
+        fds[i] = dup(mem_slot_get(vm->m->mem, i)->fd);
+    }
+    machine_free(take_ptr(&vm->m));
+    loop_free(vm->loop);
     make(vm);
-    copy_ram(vm->m, old);
-    machine_free(old);
-    loop_free(old_loop);
+    copy_ram(vm->m, fds);
     if (state_reader_new(&r, data, len, &err) < 0 || machine_load(vm->m, r, &err) < 0) {
         die("load", &err);
     }
@@ -189,6 +202,17 @@ static void use_default_guest(struct machine_config *cfg)
         die("no memory", NULL);
     }
     cfg->cmdline = strdup("console=ttyS0 quiet");
+
+    char disk[] = "/tmp/vm-save-XXXXXX";
+    _cleanup_close_ int fd = mkstemp(disk);
+    if (fd < 0 || ftruncate(fd, 64 << 20) < 0) {
+        die("no room for a disk", NULL);
+    }
+    cfg->disks[0].path = strdup(disk);
+    cfg->n_disks = 1;
+    cfg->nets[0].kind = MACHINE_NET_USER;
+    machine_mac_default(0, cfg->nets[0].mac);
+    cfg->n_nets = 1;
 }
 
 int main(int argc, char **argv)
@@ -228,6 +252,9 @@ int main(int argc, char **argv)
     }
     machine_free(vm->m);
     loop_free(vm->loop);
+    if (vm->cfg.n_disks > 0) {
+        unlink(vm->cfg.disks[0].path);
+    }
     machine_config_done(&vm->cfg);
     free(vm);
     printf("ok\n");
