@@ -24,9 +24,10 @@
 #define PROBE_PML4  0x2000u
 #define PROBE_PORT  0xf4
 
-#define SHORT_LOOPS 250u
+#define SHORT_LOOPS 100u
 #define LONG_LOOPS  400000u
-#define FAST_NS     300000u /* a short round below this calls for a long one */
+#define FAST_NS     150000u /* a short round below this calls for a long one */
+#define SHORT_TRIES 3 /* the first is cold, and the host may have had something else to do */
 
 /* 1: add rax,[rbx]; xor rdx,rax; dec ecx; jnz 1b; out 0xf4,al; jmp $ */
 static const uint8_t code[] = {0x48, 0x03, 0x03, 0x48, 0x31, 0xc2, 0xff,
@@ -142,10 +143,13 @@ static uint64_t round_ns(struct probe *p, bool user, uint32_t loops, struct err 
 /* Guest instructions a second; 0 and err on failure. */
 static double measure(struct probe *p, bool user, struct err *err)
 {
-    uint64_t short_ns = round_ns(p, user, SHORT_LOOPS, err);
-    short_ns = short_ns != 0 ? round_ns(p, user, SHORT_LOOPS, err) : 0; /* now all is warm */
-    if (short_ns == 0) {
-        return 0;
+    uint64_t short_ns = UINT64_MAX;
+    for (int i = 0; i < SHORT_TRIES && short_ns > FAST_NS; i++) {
+        uint64_t ns = round_ns(p, user, SHORT_LOOPS, err);
+        if (ns == 0) {
+            return 0;
+        }
+        short_ns = MIN(short_ns, ns);
     }
     if (short_ns > FAST_NS) {
         return (double)SHORT_LOOPS * LOOP_INSNS * 1e9 / (double)short_ns;
