@@ -413,6 +413,8 @@ void console_attach(struct console *c, struct machine *m)
     if (c->in_fd < 0) {
         return;
     }
+    /* A background job that reads its terminal would be stopped. */
+    c->in_ended = c->have_saved && tcgetpgrp(c->in_fd) != getpgrp();
     enter_raw(c);
     watch_input(c);
     read_file_input(c);

@@ -86,6 +86,10 @@ static void on_press_again(void *opaque, uint32_t events)
     if (--vmm->presses_left == 0) {
         loop_unwatch(vmm->press_watch);
         vmm->press_watch = NULL;
+        if (vmm->asked_to_end == SIGHUP) { /* nobody is left to send another */
+            vmm->ended_by_signal = true;
+            end_vm(vmm);
+        }
     }
 }
 
@@ -209,7 +213,9 @@ static int end_status(const struct vmm *vmm, enum machine_end end, const struct 
     case MACHINE_END_STOPPED: break;
     }
     if (vmm->ended_by_signal) {
-        fprintf(stderr, "viv run: ended by a second signal before the guest powered off\n");
+        fprintf(stderr, "viv run: ended by %s before the guest powered off\n",
+                vmm->asked_to_end == SIGHUP ? "hang-up of its terminal or a second signal"
+                                            : "a second signal");
         return 1;
     }
     return 0;
