@@ -3,9 +3,11 @@
  * chained within a page, dropped when the page's generation changes. One cache per vCPU, used
  * by its thread only; nothing here is saved.
  *
- * The order that keeps self- and cross-modifying code exact: mark the page as code (own write
- * entries go at once, other vCPUs are told), read the generation, mark the lines, read the
- * bytes. A writer stores first, then looks at the lines and bumps the generation.
+ * The order that keeps self- and cross-modifying code exact: mark the page as code and wait until
+ * no vCPU has a write entry for it, read the generation, mark the lines, read the bytes. A writer
+ * stores first, then looks at the lines and changes the generation. So whatever a vCPU stored
+ * before another one's serialising instruction is seen by it after that: those end a block, and
+ * each block looks at its page's generation first.
  */
 #include "cpu/soft/block.h"
 
@@ -196,6 +198,9 @@ const struct uop *uop_exit(struct scpu *c, const struct uop *op, enum insn_resul
     }
     c->icount -= b->n_insns - done;
     c->access_open = false;
+    if (unlikely(c->world_held)) {
+        soft_world_go(c);
+    }
     c->stop_result = result;
     return NULL;
 }
@@ -250,19 +255,24 @@ struct build {
     bool branch; /* the last uop goes on by itself */
 };
 
-static void mark_code(struct scpu *c, struct soft_page *page)
+static void mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host)
 {
-    struct soft_vm *vm = c->vm;
-    if (atomic_load_explicit(&page->has_code, memory_order_seq_cst)) {
+    if (atomic_load_explicit(&page->has_code, memory_order_seq_cst) == CODE_MARKED) {
         return;
     }
-    atomic_store_explicit(&page->has_code, 1, memory_order_seq_cst);
-    soft_tlb_drop_writes(c);
-    for (unsigned i = 0; i < vm->n_cpus; i++) {
-        if (vm->cpus[i] != NULL && vm->cpus[i] != c) {
-            atomic_fetch_or(&vm->cpus[i]->exit_req, SOFT_REQ_CODE);
-        }
+    uint32_t none = CODE_NONE;
+    atomic_compare_exchange_strong(&page->has_code, &none, CODE_MARKING);
+    soft_code_settle(c, host);
+    atomic_store_explicit(&page->has_code, CODE_MARKED, memory_order_seq_cst);
+}
+
+static uint32_t page_gen(const struct soft_page *page)
+{
+    uint32_t gen;
+    while ((gen = atomic_load_explicit(&page->gen, memory_order_seq_cst)) & 1) {
+        __builtin_ia32_pause();
     }
+    return gen;
 }
 
 static void mark_lines(struct soft_page *page, uint64_t off, uint64_t len)
@@ -360,9 +370,9 @@ static bool gather_crossing(struct scpu *c, struct build *bd, uint8_t bytes[16],
     if (second == NULL) {
         return false;
     }
-    mark_code(c, second->page);
+    mark_code(c, second->page, second->host);
     bd->b->pgen2 = &second->page->gen;
-    bd->b->gen2 = atomic_load_explicit(&second->page->gen, memory_order_seq_cst);
+    bd->b->gen2 = page_gen(second->page);
     mark_lines(second->page, 0, 15);
     for (size_t i = have; i < 15; i++) {
         bytes[i] = second->host[i - have];
@@ -451,11 +461,11 @@ static struct sblock *build(struct scpu *c, uint64_t lin, uint32_t mode, bool *r
     /* The entry may be replaced by the fetch of a second page. */
     struct itlb_entry page = *bd.page;
     bd.page = &page;
-    mark_code(c, page.page);
+    mark_code(c, page.page, page.host);
     head.pa = page.gpa + (lin & (MEM_PAGE_SIZE - 1));
     head.host = page.host + (lin & (MEM_PAGE_SIZE - 1));
     head.pgen = &page.page->gen;
-    head.gen = atomic_load_explicit(&page.page->gen, memory_order_seq_cst);
+    head.gen = page_gen(page.page);
     while (!bd.ended && bd.n_insns < max_insns) {
         int r = build_one(c, &bd);
         if (r < 0) {

@@ -94,6 +94,7 @@ static void wait_for_request(struct scpu *c)
 {
     soft_leave(c);
     c->stats.exits_halt++;
+    soft_guest_leave(c);
     pthread_mutex_lock(&c->lock);
     while (atomic_load(&c->exit_req) == 0) {
         c->sleeping = true;
@@ -101,6 +102,7 @@ static void wait_for_request(struct scpu *c)
         c->sleeping = false;
     }
     pthread_mutex_unlock(&c->lock);
+    soft_guest_enter(c);
 }
 
 static void do_init(struct scpu *c)
@@ -152,6 +154,11 @@ static bool take_requests(struct scpu *c)
     uint32_t req = atomic_exchange(&c->exit_req, 0);
     if (req & SOFT_REQ_CODE) {
         soft_tlb_drop_writes(c);
+    }
+    if (req & SOFT_REQ_STOP) {
+        soft_leave(c);
+        soft_guest_leave(c);
+        soft_guest_enter(c);
     }
     if (req & SOFT_REQ_INIT) {
         soft_leave(c);
@@ -228,7 +235,7 @@ static uint64_t code_breakpoints(const struct scpu *c)
 static void run_block(struct scpu *c)
 {
     uint8_t shadow = c->irq_shadow;
-    bool step = shadow != 0 || (c->mode & MODE_STEP);
+    bool step = shadow != 0 || c->steps != 0 || (c->mode & MODE_STEP);
     bool tf = (c->sysflags & FL_TF) != 0;
     if ((c->dr[7] & 0xff) && !(c->sysflags & FL_RF) && !(shadow & 2)) {
         uint64_t hit = code_breakpoints(c);
@@ -275,7 +282,7 @@ static void set_shutdown(struct scpu *c, struct engine_exit_info *ret_exit)
     soft_leave(c);
 }
 
-void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
+static void run_loop(struct scpu *c, struct engine_exit_info *ret_exit)
 {
     struct scpu *c = (struct scpu *)vcpu;
     ret_exit->text[0] = 0;
@@ -308,6 +315,12 @@ void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
             if (atomic_load(&c->exit_req) == 0) {
                 wait_for_request(c);
             }
+        if (c->steps != 0 && (--c->steps == 0 || !is_running(c))) {
+            c->steps = 0;
+            soft_leave(c);
+            ret_exit->reason = ENGINE_EXIT_KICK;
+            return;
+        }
             continue;
         }
         run_block(c);
@@ -318,6 +331,15 @@ static void request(struct scpu *c, uint32_t bits)
 {
     atomic_fetch_or(&c->exit_req, bits);
     pthread_mutex_lock(&c->lock);
+void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
+{
+    struct scpu *c = (struct scpu *)vcpu;
+    ret_exit->text[0] = 0;
+    soft_guest_enter(c);
+    run_loop(c, ret_exit);
+    soft_guest_leave(c);
+}
+
     if (c->sleeping) {
         pthread_cond_signal(&c->wake);
     }

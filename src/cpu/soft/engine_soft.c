@@ -41,6 +41,7 @@ static void mem_was_written(void *opaque, const struct mem_slot *slot, uint64_t 
         return;
     }
     uint64_t end = offset + len;
+    atomic_thread_fence(memory_order_seq_cst); /* as in note_written */
     for (uint64_t at = offset; at < end;) {
         uint64_t in_page = at & (MEM_PAGE_SIZE - 1);
         uint64_t n = MIN(MEM_PAGE_SIZE - in_page, end - at);
@@ -69,6 +70,7 @@ static int soft_vm_new(struct engine_vm **ret_vm, const struct engine_vm_params 
     vm->host = params->host;
     vm->n_cpus = params->n_cpus;
     pthread_mutex_init(&vm->lock, NULL);
+    pthread_mutex_init(&vm->world_lock, NULL);
     mem_set_written_hook(vm->mem, mem_was_written, vm);
     *ret_vm = (struct engine_vm *)vm;
     return 0;
@@ -84,6 +86,7 @@ static void soft_vm_free(struct engine_vm *evm)
     for (unsigned i = 0; i < vm->n_slots; i++) {
         slot_done(&vm->slots[i]);
     }
+    pthread_mutex_destroy(&vm->world_lock);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }

@@ -272,13 +272,32 @@ static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
                      const uint8_t *host)
 {
     unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
-    uint64_t page = w->va & ~(MEM_PAGE_SIZE - 1);
     struct tlb_entry *e = &c->tlb[w->idx][kind][index];
     struct tlb_log *log = &c->tlb_log[w->global];
-    e->tag = page;
-    e->addend = (uint64_t)(uintptr_t)host - w->va;
+    __atomic_store_n(&e->tag, TLB_INVALID(index), __ATOMIC_RELAXED);
+    __atomic_store_n(&e->addend, (uint64_t)(uintptr_t)host - w->va, __ATOMIC_RELEASE);
+    __atomic_store_n(&e->tag, w->va & ~(MEM_PAGE_SIZE - 1), __ATOMIC_RELEASE);
     if (log->n < TLB_LOG_MAX) {
         log->slot[log->n++] = (uint16_t)((w->idx * TLB_NKIND + kind) * TLB_SIZE + index);
+    }
+}
+
+/*
+ * A write entry, unless the page holds code. Another vCPU that marks the page looks at our
+ * entries after that (soft_code_settle), and we look at the mark after making the entry: one of
+ * the two sees the other. An entry that it misses because we just replaced or dropped it is no
+ * harm: our stores through it came before, so they are seen by what is decoded after.
+ */
+static void mmu_fill_write(struct scpu *c, const struct walk *w, const struct xlat *x)
+{
+    if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
+        return;
+    }
+    tlb_fill(c, w, TLB_W, x->host);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
+        unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
+        c->tlb[w->idx][TLB_W][index].tag = TLB_INVALID(index);
     }
 }
 
@@ -364,25 +383,9 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va)
 
 void soft_tlb_drop_writes(struct scpu *c)
 {
-    struct soft_vm *vm = c->vm;
     for (unsigned m = 0; m < MMU_NIDX; m++) {
         for (unsigned i = 0; i < TLB_SIZE; i++) {
-            struct tlb_entry *e = &c->tlb[m][TLB_W][i];
-            if (e->tag == TLB_INVALID(i)) {
-                continue;
-            }
-            /* What this CPU stored before it took notice may have been decoded by another. */
-            uint8_t *host = (uint8_t *)(uintptr_t)(e->tag + e->addend);
-            for (unsigned s = 0; s < vm->n_slots; s++) {
-                uint64_t off = (uint64_t)(host - vm->slots[s].slot.host);
-                if (off < vm->slots[s].slot.size_bytes) {
-                    struct soft_page *page = &vm->slots[s].pages[off >> MEM_PAGE_SHIFT];
-                    if (atomic_load_relaxed_u32(&page->has_code)) {
-                        soft_code_written(page, 0, MEM_PAGE_SIZE);
-                    }
-                }
-            }
-            e->tag = TLB_INVALID(i);
+            __atomic_store_n(&c->tlb[m][TLB_W][i].tag, TLB_INVALID(i), __ATOMIC_RELEASE);
         }
     }
 }
@@ -394,9 +397,18 @@ bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len)
     if (!(atomic_load_explicit(&page->lines, memory_order_seq_cst) & mask)) {
         return false;
     }
-    /* Cleared before the bump: a decoder that sees the new generation sets its lines after. */
+    /*
+     * Odd from before the lines are cleared until after: blocks die before another writer can
+     * find no lines and think that there are none, and a decoder waits for the end so that its
+     * own lines are not cleared.
+     */
+    uint32_t gen = atomic_load_explicit(&page->gen, memory_order_relaxed) & ~1u;
+    while (!atomic_compare_exchange_weak(&page->gen, &gen, gen + 1)) {
+        gen &= ~1u;
+        __builtin_ia32_pause();
+    }
     atomic_store_explicit(&page->lines, 0, memory_order_seq_cst);
-    atomic_fetch_add_explicit(&page->gen, 1, memory_order_seq_cst);
+    atomic_store_explicit(&page->gen, gen + 2, memory_order_seq_cst);
     return true;
 }
 
@@ -431,9 +443,8 @@ int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
     }
     if ((acc & ACC_WRITE) && s->slot.kind != MEM_ROM) {
         mem_slot_mark_dirty(s->mem_slot, off);
-        if (w.writable && !watched &&
-            !atomic_load_explicit(&ret->page->has_code, memory_order_seq_cst)) {
-            tlb_fill(c, &w, TLB_W, ret->host);
+        if (w.writable && !watched) {
+            mmu_fill_write(c, &w, ret);
         }
     }
     return 0;

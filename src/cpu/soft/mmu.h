@@ -3,14 +3,6 @@
 
 #include "cpu/soft/soft.h"
 
-/* A translated page. host is NULL when no RAM or ROM is there. */
-struct xlat {
-    uint64_t gpa; /* of the byte asked for */
-    uint8_t *host;
-    struct soft_slot *slot;
-    struct soft_page *page; /* with host */
-};
-
 #define PF_P    1u
 #define PF_W    2u
 #define PF_U    4u

@@ -85,8 +85,11 @@ static void piece_read(struct scpu *c, const struct xlat *x, uint8_t *buf, unsig
     }
 }
 
+/* After a store that did not go through a write entry. */
 static void note_written(struct scpu *c, const struct xlat *x, unsigned len)
 {
+    /* The store must be visible before we look: a decoder marks its lines before it reads. */
+    atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&x->page->has_code, memory_order_seq_cst) &&
         soft_code_written(x->page, x->gpa & (MEM_PAGE_SIZE - 1), len)) {
         c->code_hit = true;
@@ -237,7 +240,7 @@ void *soft_ram_ptr(struct scpu *c, uint64_t va, unsigned len, bool for_write)
 void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool for_write)
 {
     unsigned acc = (for_write ? ACC_WRITE : ACC_READ) | (c->cpl == 3 ? ACC_USER : 0);
-    struct xlat x[2];
+    struct xlat *x = c->access_x;
     c->access_open = false;
     void *p = soft_ram_ptr(c, va, len, for_write);
     if (likely(p != NULL) && !(c->mode & MODE_AC)) {
@@ -250,7 +253,7 @@ void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool
     unsigned n = first_part(va, len);
     if (for_write) {
         c->access_open = true;
-        c->access_va = va;
+        c->access_n = n;
         c->access_len = len;
     }
     if (n == len && x[0].host != NULL && !(for_write && x[0].slot->slot.kind == MEM_ROM)) {
@@ -259,6 +262,9 @@ void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool
     }
     uint8_t *b = c->bounce + (va & 63);
     c->access_ptr = b;
+    if (for_read && for_write && n < len) {
+        soft_world_stop(c); /* may be LOCK; without it, little is lost */
+    }
     if (for_read) {
         piece_read(c, &x[0], b, n);
         if (n < len) {
@@ -270,16 +276,10 @@ void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool
 
 enum insn_result soft_access_end(struct scpu *c)
 {
-    unsigned acc = ACC_WRITE | ACC_QUIET | (c->cpl == 3 ? ACC_USER : 0);
-    unsigned len = c->access_len, n = first_part(c->access_va, len);
+    unsigned len = c->access_len, n = c->access_n;
+    const struct xlat *x = c->access_x;
     const uint8_t *b = c->access_ptr;
-    struct xlat x[2];
     c->access_open = false;
-    /* Probed by soft_access; if another vCPU took the page away since, the store is lost as it
-     * would be had it come a moment later. */
-    if (translate_range(c, c->access_va, len, acc, x)) {
-        return INSN_NEXT;
-    }
     if (b == x[0].host) {
         note_written(c, &x[0], len);
     } else {
@@ -287,6 +287,9 @@ enum insn_result soft_access_end(struct scpu *c)
         if (n < len) {
             piece_write(c, &x[1], b + n, len - n);
         }
+    }
+    if (c->world_held) {
+        soft_world_go(c);
     }
     return c->code_hit ? INSN_NEXT_FLUSH : INSN_NEXT;
 }

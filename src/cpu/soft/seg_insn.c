@@ -359,13 +359,13 @@ enum insn_result soft_insn_lldt(struct scpu *c, const struct insn *in)
     }
     if (seg_is_null(sel)) {
         seg_set_null(&c->ldtr, sel);
-        return INSN_NEXT;
+        return INSN_NEXT_FLUSH;
     }
     if (load_system(c, sel, 1u << SYS_LDT, &s, &d)) {
         return INSN_EXC;
     }
     c->ldtr = s;
-    return INSN_NEXT;
+    return INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_ltr(struct scpu *c, const struct insn *in)
@@ -386,7 +386,7 @@ enum insn_result soft_insn_ltr(struct scpu *c, const struct insn *in)
     }
     s.attr |= 2;
     c->tr = s;
-    return INSN_NEXT;
+    return INSN_NEXT_FLUSH;
 }
 
 static enum insn_result store_table(struct scpu *c, const struct insn *in,
@@ -428,7 +428,7 @@ static enum insn_result load_table(struct scpu *c, const struct insn *in, struct
     }
     t->base = base;
     t->limit = (uint16_t)limit;
-    return INSN_NEXT;
+    return INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_sgdt(struct scpu *c, const struct insn *in)

@@ -169,7 +169,7 @@ static void local_table(void **state)
     fake_expect(f, EXC_GP, 0xc);
     in = fake_insn(f, 2);
     f->c.gpr[X86_RAX] = SEL_LDT;
-    assert_int_equal(soft_insn_lldt(&f->c, &in), INSN_NEXT);
+    assert_int_equal(soft_insn_lldt(&f->c, &in), INSN_NEXT_FLUSH);
     assert_int_equal(mov_seg(f, X86_ES, 0xc), INSN_NEXT);
     assert_int_equal(f->c.seg[X86_ES].base, 0x5000);
     in = fake_insn(f, 2);
@@ -177,7 +177,7 @@ static void local_table(void **state)
     assert_int_equal(soft_insn_lldt(&f->c, &in), INSN_EXC);
     fake_expect(f, EXC_GP, SEL_TSS);
     f->c.gpr[X86_RAX] = 0;
-    assert_int_equal(soft_insn_lldt(&f->c, &in), INSN_NEXT);
+    assert_int_equal(soft_insn_lldt(&f->c, &in), INSN_NEXT_FLUSH);
     assert_true(f->c.ldtr.attr & SEG_UNUSABLE);
 }
 
@@ -193,7 +193,7 @@ static void task_register(void **state)
     fake_expect(f, EXC_GP, SEL_TSS);
     fake_put(f, FAKE_GDT + SEL_TSS + 5, 0x89, 1);
     fake_put(f, FAKE_GDT + SEL_TSS + 8, 0xffff8000, 4);
-    assert_int_equal(soft_insn_ltr(&f->c, &in), INSN_NEXT);
+    assert_int_equal(soft_insn_ltr(&f->c, &in), INSN_NEXT_FLUSH);
     assert_int_equal(f->c.tr.base, 0xffff800000000000 | FAKE_TSS);
     assert_int_equal(fake_get(f, FAKE_GDT + SEL_TSS + 5, 1), 0x8b);
     fake_put(f, FAKE_GDT + SEL_TSS + 5, 0x81, 1); /* 16-bit TSS: not in long mode */
@@ -282,10 +282,10 @@ static void descriptor_tables(void **state)
     fake_protected(f, 0);
     fake_put(f, 0x9000, UINT64_C(0x8899aabb1234), 6);
     in = fake_insn_mem(f, 2, 0x9000);
-    assert_int_equal(soft_insn_lgdt(&f->c, &in), INSN_NEXT);
+    assert_int_equal(soft_insn_lgdt(&f->c, &in), INSN_NEXT_FLUSH);
     assert_int_equal(f->c.gdtr.base, 0x99aabb); /* 24 bits with a 16-bit operand */
     in = fake_insn_mem(f, 4, 0x9000);
-    assert_int_equal(soft_insn_lidt(&f->c, &in), INSN_NEXT);
+    assert_int_equal(soft_insn_lidt(&f->c, &in), INSN_NEXT_FLUSH);
     assert_int_equal(f->c.idtr.base, 0x8899aabb);
     assert_int_equal(f->c.idtr.limit, 0x1234);
     in = fake_insn_mem(f, 4, 0x9010);

@@ -173,10 +173,13 @@ struct itlb_entry {
 
 /* Shared by the vCPUs: what is known of a guest page that holds decoded code. */
 struct soft_page {
-    _Atomic uint32_t gen;       /* bumped when code in it was overwritten */
-    _Atomic uint32_t has_code;  /* some vCPU has decoded from it: writes take the slow path */
+    _Atomic uint32_t gen;       /* changes when code in it was overwritten; odd while it does */
+    _Atomic uint32_t has_code;  /* enum soft_code_mark: not 0, writes take the slow path */
     _Atomic uint64_t lines;     /* 64-byte lines that decoded code covers */
 };
+
+/* MARKING: a vCPU is about to decode from the page but others may still have write entries. */
+enum soft_code_mark { CODE_NONE, CODE_MARKING, CODE_MARKED };
 
 struct soft_slot {
     struct mem_slot slot;    /* copy: base, size, host */
@@ -184,6 +187,14 @@ struct soft_slot {
     const struct mem_slot *mem_slot;
 };
 #define SOFT_MAX_SLOTS 32
+
+/* A translated page. host is NULL when no RAM or ROM is there. */
+struct xlat {
+    uint64_t gpa; /* of the byte asked for */
+    uint8_t *host;
+    struct soft_slot *slot;
+    struct soft_page *page; /* with host */
+};
 
 struct soft_exc {
     bool pending;
@@ -246,9 +257,10 @@ struct scpu {
     /* MMU scratch: reads that do not lie in one RAM page land here (same offset modulo 64). */
     bool code_hit;    /* decoded code was overwritten: leave the block after this instruction */
     bool access_open; /* a write through soft_access awaits soft_access_end */
+    bool world_held;  /* this vCPU has stopped the others */
     void *access_ptr;
-    uint64_t access_va;
-    uint32_t access_len;
+    struct xlat access_x[2]; /* where it goes: the pages may be mapped elsewhere by its end */
+    uint32_t access_n, access_len; /* bytes in the first page, in all */
     uint8_t bounce[SOFT_BOUNCE_BYTES + 64] __attribute__((aligned(64)));
 
     /* Vector state while not live; standard format. Native stubs: native.c. */
@@ -274,6 +286,11 @@ struct scpu {
     pthread_cond_t wake;
     bool sleeping;
     uint8_t sipi_vector;
+    _Atomic uint32_t in_guest; /* the thread may touch guest memory: world.c */
+
+    /* For debuggers and tests, set while not running: n makes run return ENGINE_EXIT_KICK before
+     * the n-th instruction from here. 0: runs freely. */
+    unsigned steps;
 
     uint32_t pv_moment;   /* the one that our kvmclock page shows */
     struct log_limit odd; /* lines about odd things that this guest CPU does */
@@ -285,7 +302,7 @@ enum {
     SOFT_REQ_NMI = 1 << 2,
     SOFT_REQ_INIT = 1 << 3,
     SOFT_REQ_SIPI = 1 << 4,
-    SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries, acknowledge */
+    SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries */
     SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
     SOFT_REQ_RESCAN = 1 << 7, /* interrupt window may have opened: re-evaluate after this block */
 };
@@ -299,6 +316,8 @@ struct soft_vm {
     struct soft_slot slots[SOFT_MAX_SLOTS];
     unsigned n_slots;
     pthread_mutex_t lock;
+    pthread_mutex_t world_lock; /* held by the vCPU that stopped the others */
+    _Atomic uint32_t stopping;  /* stay out of the guest until world_lock is free */
     /* kvmclock: host TSC and guest time of one moment, the same for all vCPUs; under lock. */
     uint32_t pv_moment; /* which one; 0: none yet */
     uint64_t pv_tsc, pv_ns;
@@ -389,6 +408,18 @@ bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len);
 /* Drops every write entry, because pages became code (or the dirty log was harvested). */
 void soft_tlb_drop_writes(struct scpu *c);
 struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa);
+
+/* ---- the other vCPUs: world.c ---- */
+/* Around all that touches guest memory. Enter waits while the world is stopped. */
+void soft_guest_enter(struct scpu *c);
+void soft_guest_leave(struct scpu *c);
+/* From stop to go no other vCPU touches guest memory. Inside an instruction, before it has changed
+ * anything and with no pointer from uop_ptr_w or soft_ram_ptr in use. */
+void soft_world_stop(struct scpu *c);
+void soft_world_go(struct scpu *c);
+/* Waits until no vCPU has a write entry for the page at host, which is marked as code. Between
+ * instructions. */
+void soft_code_settle(struct scpu *c, const uint8_t *host);
 
 /* ---- memory by logical address: what every instruction handler uses ---- */
 /* Effective address of in's memory operand, without segment base, wrapped to its address size. */

@@ -77,7 +77,7 @@ enum insn_result soft_insn_mov_to_cr(struct scpu *c, const struct insn *in)
     }
     switch (in->reg) {
     case 0: rc = cr_write_cr0(c, v); break;
-    case 2: c->cr2 = v; return INSN_NEXT;
+    case 2: c->cr2 = v; break;
     case 3: rc = cr_write_cr3(c, v); break;
     case 4: rc = cr_write_cr4(c, v); break;
     case 8: rc = write_cr8(c, v); break;
@@ -199,13 +199,13 @@ enum insn_result soft_insn_invpcid(struct scpu *c, const struct insn *in)
 enum insn_result soft_insn_invd(struct scpu *c, const struct insn *in)
 {
     (void)in;
-    return need_cpl0(c) ? INSN_EXC : INSN_NEXT;
+    return need_cpl0(c) ? INSN_EXC : INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_wbinvd(struct scpu *c, const struct insn *in)
 {
     (void)in;
-    return need_cpl0(c) ? INSN_EXC : INSN_NEXT;
+    return need_cpl0(c) ? INSN_EXC : INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_clflush(struct scpu *c, const struct insn *in)
@@ -304,7 +304,7 @@ enum insn_result soft_insn_cpuid(struct scpu *c, const struct insn *in)
     put32(c, X86_RBX, r[1]);
     put32(c, X86_RCX, r[2]);
     put32(c, X86_RDX, r[3]);
-    return INSN_NEXT;
+    return INSN_NEXT_FLUSH; /* serialises: what follows is looked at anew */
 }
 
 static bool tsc_hidden(const struct scpu *c)
