@@ -1,7 +1,7 @@
 /*
- * Integer loops with memory operands (loops.S), natively and in a guest on the software engine, in one
- * run: slowdown per loop as the median over rounds, each round timing both in turn. CPU time, so that
- * other work on the machine disturbs little. --json for machines.
+ * Integer loops with memory operands (loops.S), natively and in a guest on the software engine,
+ * in one run: slowdown per loop as the median over rounds, each round timing both in turn. CPU
+ * time, so that other work on the machine disturbs little. --json for machines.
  */
 #include "base/ckd.h"
 #include "cpu/engine.h"
@@ -85,11 +85,14 @@ static void die(const char *what, const struct err *err)
 static void guest_new(struct guest *g)
 {
     struct err err = {.text = "failed"};
-    struct engine_vm_params params = {
-        .model = &g->model,
-        .n_cpus = 1,
-        .host = {.opaque = g, .pio_read = port_read, .pio_write = port_write,
-                 .mmio_read = io_read, .mmio_write = io_write, .irq_ack = irq_ack}};
+    struct engine_vm_params params = {.model = &g->model,
+                                      .n_cpus = 1,
+                                      .host = {.opaque = g,
+                                               .pio_read = port_read,
+                                               .pio_write = port_write,
+                                               .mmio_read = io_read,
+                                               .mmio_write = io_write,
+                                               .irq_ack = irq_ack}};
     uint64_t pml4e = (GUEST_PML4 + 0x1000) | 7, pdpte = (GUEST_PML4 + 0x2000) | 7, pde = 0x87;
     if (mem_new(&g->mem, &err) || mem_slot_add(g->mem, GPA(0), RAM_BYTES, MEM_RAM, &err)) {
         die("guest memory", &err);
@@ -108,7 +111,8 @@ static void guest_new(struct guest *g)
 /* The loop in the guest, called by a stub that ends with a port write. */
 static double run_guest(struct guest *g, const struct loop_row *row, const uint8_t *buffer)
 {
-    static const uint8_t stub[] = {0xff, 0xd0, 0xe6, 0xf4, 0xeb, 0xfe}; /* call rax; out; jmp . */
+    static const uint8_t stub[] = {0xff, 0xd0, 0xe6,
+                                   0xf4, 0xeb, 0xfe}; /* call rax; out; jmp . */
     struct vcpu_state *s = calloc(1, sizeof(*s));
     struct engine_exit_info info;
     struct err err = {.text = "failed"};
@@ -131,10 +135,11 @@ static double run_guest(struct guest *g, const struct loop_row *row, const uint8
     s->cr4 = CR4_PAE;
     s->efer = EFER_LME | EFER_LMA;
     for (unsigned i = 0; i < X86_NSEG; i++) {
-        s->seg[i] = (struct vcpu_seg){.sel = 8, .limit = UINT32_MAX,
-                                      .attr = (uint16_t)(SEG_P | SEG_S | SEG_G |
-                                                         (i == X86_CS ? SEG_L | 0xb
-                                                                      : SEG_DB | 0x3))};
+        s->seg[i] =
+            (struct vcpu_seg){.sel = 8,
+                              .limit = UINT32_MAX,
+                              .attr = (uint16_t)(SEG_P | SEG_S | SEG_G |
+                                                 (i == X86_CS ? SEG_L | 0xb : SEG_DB | 0x3))};
     }
     if (engine_soft.set_state(g->vcpu, s, &err)) {
         die("guest state", &err);
@@ -201,10 +206,11 @@ int main(int argc, char **argv)
         qsort(ratio, ROUNDS, sizeof(ratio[0]), by_value);
         qsort(native, ROUNDS, sizeof(native[0]), by_value);
         qsort(guest, ROUNDS, sizeof(guest[0]), by_value);
-        printf(json ? "%s{\"loop\":\"%s\",\"native_ms\":%.3f,\"guest_ms\":%.3f,\"slowdown\":%.2f}"
-                    : "%s%-8s %12.3f %12.3f %9.1fx\n",
-               json && r > 0 ? "," : "", rows[r].name, native[ROUNDS / 2] * 1e3,
-               guest[ROUNDS / 2] * 1e3, ratio[ROUNDS / 2]);
+        printf(
+            json ? "%s{\"loop\":\"%s\",\"native_ms\":%.3f,\"guest_ms\":%.3f,\"slowdown\":%.2f}"
+                 : "%s%-8s %12.3f %12.3f %9.1fx\n",
+            json && r > 0 ? "," : "", rows[r].name, native[ROUNDS / 2] * 1e3,
+            guest[ROUNDS / 2] * 1e3, ratio[ROUNDS / 2]);
     }
     if (json) {
         printf("]\n");

@@ -1,7 +1,7 @@
 /*
- * Load for a guest, made into a static program: processes, exec, pipes, sockets, mapped memory, signals and
- * files at once, each result checked. Arguments: seconds, and the number of workers. Exit status 0
- * and the line "load: N rounds" when nothing went wrong.
+ * Load for a guest, made into a static program: processes, exec, pipes, sockets, mapped memory,
+ * signals and files at once, each result checked. Arguments: seconds, and the number of
+ * workers. Exit status 0 and the line "load: N rounds" when nothing went wrong.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /*
- * Fuzz target of the decoder: any bytes, in every mode. What it says of an instruction must hold
- * together: a length of 1 to 15 within the bytes given, positions inside the length, the same answer
- * when exactly that many bytes are there, DECODE_SHORT when fewer are.
+ * Fuzz target of the decoder: any bytes, in every mode. What it says of an instruction must
+ * hold together: a length of 1 to 15 within the bytes given, positions inside the length, the
+ * same answer when exactly that many bytes are there, DECODE_SHORT when fewer are.
  */
 #include "cpu/soft/decode.h"
 #include "cpu/soft/soft.h"
