@@ -284,8 +284,6 @@ static void set_shutdown(struct scpu *c, struct engine_exit_info *ret_exit)
 
 static void run_loop(struct scpu *c, struct engine_exit_info *ret_exit)
 {
-    struct scpu *c = (struct scpu *)vcpu;
-    ret_exit->text[0] = 0;
     if (c->stats.first_instruction_ns == 0 && c->mp_state == VCPU_RUNNABLE) {
         c->stats.first_instruction_ns = clock_now_ns();
     }
@@ -311,26 +309,22 @@ static void run_loop(struct scpu *c, struct engine_exit_info *ret_exit)
             set_shutdown(c, ret_exit);
             return;
         }
-        if (!is_running(c)) {
-            if (atomic_load(&c->exit_req) == 0) {
-                wait_for_request(c);
-            }
         if (c->steps != 0 && (--c->steps == 0 || !is_running(c))) {
             c->steps = 0;
             soft_leave(c);
             ret_exit->reason = ENGINE_EXIT_KICK;
             return;
         }
+        if (!is_running(c)) {
+            if (atomic_load(&c->exit_req) == 0) {
+                wait_for_request(c);
+            }
             continue;
         }
         run_block(c);
     }
 }
 
-static void request(struct scpu *c, uint32_t bits)
-{
-    atomic_fetch_or(&c->exit_req, bits);
-    pthread_mutex_lock(&c->lock);
 void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
 {
     struct scpu *c = (struct scpu *)vcpu;
@@ -340,6 +334,10 @@ void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
     soft_guest_leave(c);
 }
 
+static void request(struct scpu *c, uint32_t bits)
+{
+    atomic_fetch_or(&c->exit_req, bits);
+    pthread_mutex_lock(&c->lock);
     if (c->sleeping) {
         pthread_cond_signal(&c->wake);
     }
