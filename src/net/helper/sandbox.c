@@ -54,6 +54,9 @@ struct rule {
 
 /* Both processes: memory, time, ending, log lines. */
 static const struct rule common_rules[] = {
+#ifdef HAVE_SANITIZER
+    {SYS_sigaltstack},
+#endif
     {SYS_poll},
     {SYS_ppoll},
     {SYS_read},
@@ -245,6 +248,15 @@ static void forbid_files(enum sandbox_kind kind)
         syscall(SYS_landlock_restrict_self, fd, 0);
         close(fd);
     }
+}
+
+bool sandbox_refuses(void)
+{
+#ifdef HAVE_SANITIZER
+    return true;
+#else
+    return false;
+#endif
 }
 
 int sandbox_enter(enum sandbox_kind kind, struct err *err)

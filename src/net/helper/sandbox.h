@@ -19,3 +19,7 @@ enum sandbox_kind {
 /* Returns -errno when the filter cannot be set; err may be NULL. What the kernel lacks
  * (Landlock), or refuses because we have no rights to drop, is left out silently. */
 int sandbox_enter(enum sandbox_kind kind, struct err *err);
+
+/* Whether this build refuses what it should kill for (it has a sanitizer's runtime). For tests.
+ */
+bool sandbox_refuses(void);
