@@ -10,6 +10,7 @@ and /dev/net/tun: exit status 77 (skipped) without.
 """
 import hashlib
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -105,6 +106,10 @@ def host(bridge, helper):
     if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
         print("skip: needs root and /dev/net/tun")
         return SKIP
+    for tool in ("ip", "nsenter"):
+        if shutil.which(tool) is None:
+            print("skip: needs the program", tool)
+            return SKIP
     data = blob()
     tcp4, udp = listen(socket.AF_INET, "127.0.0.1"), bound_udp("127.0.0.1")
     try:

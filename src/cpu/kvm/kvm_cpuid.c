@@ -82,9 +82,8 @@ int kvm_cpuid_set(struct engine_vcpu *v, struct err *err)
     const struct cpu_model *model = v->vm->model;
     const struct cpu_model_live live = {.apic_id = v->index, .xcr0 = 1};
     _cleanup_free_ union cpuid_buffer *supported = calloc(1, sizeof(*supported));
-    _cleanup_free_ union cpuid_buffer *b = calloc(1, sizeof(*b));
 
-    if (supported == NULL || b == NULL) {
+    if (supported == NULL) {
         return ERR(err, NO_MEMORY, ENOMEM, "no memory for CPUID leaves");
     }
     supported->head.nent = MAX_SUPPORTED;
@@ -92,6 +91,10 @@ int kvm_cpuid_set(struct engine_vcpu *v, struct err *err)
     if (r < 0) {
         return ERR(err, ENGINE, -r, "KVM: cannot tell which CPUID leaves it supports: %s",
                    strerror(-r));
+    }
+    _cleanup_free_ union cpuid_buffer *b = calloc(1, sizeof(*b));
+    if (b == NULL) {
+        return ERR(err, NO_MEMORY, ENOMEM, "no memory for CPUID leaves");
     }
     for (unsigned i = 0; i < model->n_leaves; i++) {
         const struct cpuid_leaf *l = &model->leaves[i];
