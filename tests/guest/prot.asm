@@ -68,6 +68,10 @@ ivt_ptr: dw     0x3ff
         alignb  4096
 page_dir:       resb 4096
 page_tab:       resb 4096
+pae_dir:        resb 4096
+pae_tab:        resb 4096
+pae_pdpt:       resb 32
+                alignb 4096
 idt:            resb 2048
 tss:            resb 0x2100
 tss2:           resb 128
@@ -222,6 +226,7 @@ entry:
         call    test_vm86
         call    test_io
         call    test_paging
+        call    test_pae
         call    test_debug
         jmp     finish
 
@@ -1190,6 +1195,92 @@ test_paging:
         mov     cr0, eax
         jmp     .off
 .off:   ret
+
+; ---- PAE paging ----
+
+; 2 MiB pages for the first GiB, AREA (4-6 MiB) by pae_tab.
+test_pae:
+        mov     eax, 1
+        cpuid
+        test    edx, 0x40
+        jz      .none
+        mov     edi, pae_dir
+        mov     eax, 0x87
+        mov     ecx, 512
+.fill:  mov     [edi], eax
+        mov     dword [edi + 4], 0
+        add     eax, 0x200000
+        add     edi, 8
+        loop    .fill
+        mov     eax, pae_tab
+        or      eax, 7
+        mov     [pae_dir + 16], eax
+        mov     dword [pae_pdpt], pae_dir + 1
+        mov     dword [pae_tab], 0x900003
+        mov     dword [pae_tab + 8], 0x901003
+        mov     dword [pae_tab + 12], 0x80000000        ; no execute
+        mov     dword [pae_tab + 16], 0x902005
+        mov     eax, cr4
+        or      eax, 0x20
+        mov     cr4, eax
+        mov     eax, pae_pdpt
+        mov     cr3, eax
+        mov     ecx, 0xc0000080
+        rdmsr
+        or      eax, 0x800
+        wrmsr
+        mov     eax, cr0
+        or      eax, 0x80010000
+        mov     cr0, eax
+        jmp     .on
+.on:    mov     byte [AREA], 0xc3
+        mov     byte [AREA + 0x1000], 0xc3
+        TRY     "PAE: call"
+        mov     eax, AREA
+        call    eax
+        NO_FAULT
+        TRY     "PAE: no execute"
+        mov     eax, AREA + 0x1000
+        call    eax
+        FAULTS  14, 0x11
+        TRY     "PAE: user writes read-only"
+        USER
+        mov     [AREA + 0x2000], eax
+        FAULTS  14, 7
+        TRY     "PAE: beyond the directories"
+        mov     eax, [0x40000000]
+        FAULTS  14, 0
+        mov     eax, cr2
+        CHECK   "PAE: CR2", eax, 0x40000000
+        STRICT
+        TRY     "PAE: reserved bit of a directory pointer"
+        or      dword [pae_pdpt + 8], 0x1e7
+        mov     eax, cr3
+        mov     cr3, eax
+        FAULTS  13, 0
+        mov     dword [pae_pdpt + 8], 0
+        TRY     "PAE: pointers are loaded with CR3"
+        mov     dword [pae_pdpt + 8], pae_dir + 1
+        mov     eax, [0x40000000 + pae_dir]
+        FAULTS  14, 0
+        mov     eax, cr3
+        mov     cr3, eax
+        TRY     "PAE: now it is there"
+        mov     eax, [0x40000000 + pae_dir]
+        NO_FAULT
+        END_STRICT
+        mov     eax, cr0
+        and     eax, 0x7ffeffff
+        mov     cr0, eax
+        jmp     .off
+.off:   mov     eax, cr4
+        and     eax, ~0x20
+        mov     cr4, eax
+        mov     ecx, 0xc0000080
+        rdmsr
+        and     eax, ~0x800
+        wrmsr
+.none:  ret
 
 ; ---- debug registers ----
 
