@@ -34,6 +34,10 @@ static const struct step linux_steps[] = {
     {"wr=42", NULL},
     {"same=0 left=998", "echo 3 >/proc/sys/vm/drop_caches; cmp -n 16777216 /tmp/f /dev/vda; "
                         "echo same=$? left=$((a - 2))\n"},
+    /* Moves in the middle of floating point; the sum is that of the same additions natively. */
+    {"fp=go", "echo fp=g''o; awk 'BEGIN{for(i=0;i<400000;i++)s+=1/(i+1);"
+              "printf \"fp=%.6f\\n\",s}'\n"},
+    {"fp=13.476437", NULL},
     {"ping=0", "ping -c 2 -W 20 10.0.2.2 >/dev/null; echo ping=$?\n"},
     {NULL, "poweroff\n"},
 };
