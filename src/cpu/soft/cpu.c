@@ -168,7 +168,8 @@ static bool take_requests(struct scpu *c)
         do_sipi(c);
     }
     if (req & SOFT_REQ_NMI) {
-        c->nmi_pending = true;
+        uint32_t n = c->nmi_pending + atomic_exchange(&c->nmi_queued, 0);
+        c->nmi_pending = (uint8_t)MIN(n, c->nmi_blocked ? 1u : 2u);
     }
     if (req & SOFT_REQ_IRQ) {
         c->irq_waiting = true;
@@ -188,7 +189,7 @@ static bool take_interrupts(struct scpu *c)
         return true;
     }
     if (c->nmi_pending && !c->nmi_blocked) {
-        c->nmi_pending = false;
+        c->nmi_pending--;
         c->halted = false;
         if (soft_deliver_event(c, SOFT_EV_NMI, EXC_NMI, false, 0) != 0) {
             return soft_deliver_exception(c);
@@ -237,7 +238,9 @@ static void run_block(struct scpu *c)
     uint8_t shadow = c->irq_shadow;
     bool step = shadow != 0 || c->steps != 0 || (c->mode & MODE_STEP);
     bool tf = (c->sysflags & FL_TF) != 0;
-    if ((c->dr[7] & 0xff) && !(c->sysflags & FL_RF) && !(shadow & 2)) {
+    /* MOV SS holds instruction breakpoints back on Intel only. */
+    if ((c->dr[7] & 0xff) && !(c->sysflags & FL_RF) &&
+        (!(shadow & 2) || c->vm->model->is_amd)) {
         uint64_t hit = code_breakpoints(c);
         if (hit != 0) {
             c->dr[6] = (c->dr[6] & ~UINT64_C(0xf)) | hit;
@@ -262,6 +265,9 @@ static void run_block(struct scpu *c)
     c->blk = NULL;
     c->code_hit = false;
     if (c->stop_result == INSN_EXC) {
+        if (c->exc.vector != EXC_DB) {
+            c->pending_db = 0; /* what it hit before it faulted it will hit again */
+        }
         c->sysflags |= rf;
         c->irq_shadow = shadow & 2 ? 0 : c->irq_shadow;
         return;
@@ -271,7 +277,8 @@ static void run_block(struct scpu *c)
         return;
     }
     if (c->step_rule == STEP_TF_AFTER ? (c->sysflags & FL_TF) != 0
-                                      : tf && c->step_rule == STEP_TF_BEFORE) {
+                                      : tf && c->step_rule == STEP_TF_BEFORE &&
+                                            !(c->irq_shadow & 2)) {
         c->pending_db |= DR6_BS;
     }
 }
@@ -354,7 +361,10 @@ void scpu_signal(struct engine_vcpu *vcpu, enum engine_signal sig, uint8_t vecto
     struct scpu *c = (struct scpu *)vcpu;
     switch (sig) {
     case ENGINE_SIG_IRQ: request(c, SOFT_REQ_IRQ); break;
-    case ENGINE_SIG_NMI: request(c, SOFT_REQ_NMI); break;
+    case ENGINE_SIG_NMI:
+        atomic_fetch_add(&c->nmi_queued, 1);
+        request(c, SOFT_REQ_NMI);
+        break;
     case ENGINE_SIG_INIT: request(c, SOFT_REQ_INIT); break;
     case ENGINE_SIG_SIPI:
         c->sipi_vector = vector;
@@ -402,7 +412,7 @@ int scpu_get_state(struct engine_vcpu *vcpu, struct vcpu_state *s)
     s->event_has_error = c->exc.has_error;
     s->event_error = c->exc.error;
     s->event_soft = 0;
-    s->nmi_pending = c->nmi_pending;
+    s->nmi_pending = c->nmi_pending != 0;
     s->nmi_blocked = c->nmi_blocked;
     s->irq_shadow = c->irq_shadow;
     native_state_get(c, s);

@@ -234,7 +234,8 @@ struct scpu {
     /* Architectural, cooler. */
     uint64_t code_base; /* linear address of RIP 0: CS base outside 64-bit mode */
     bool irq_waiting;   /* the interrupt controllers may have something */
-    bool nmi_pending;
+    uint8_t nmi_pending; /* one in service can have one behind it, else two wait */
+    _Atomic uint32_t nmi_queued; /* shared: sent since SOFT_REQ_NMI was last taken */
     uint64_t sysflags; /* RFLAGS less the status flags; bit 1 set */
     struct vcpu_seg seg[X86_NSEG], tr, ldtr;
     struct vcpu_dtable gdtr, idtr;
