@@ -181,7 +181,8 @@ static int load_new(struct scpu *c, const struct tss_image *t, const struct tss_
 
     off += 2 * l->size;
     for (unsigned i = 0; i < 8; i++, off += l->size) {
-        c->gpr[i] = field_get(t, off, l->size);
+        /* A 16-bit task finds ones in the upper halves, as from the 80386 on. */
+        c->gpr[i] = field_get(t, off, l->size) | (l->size == 2 ? 0xffff0000 : 0);
     }
     for (unsigned i = 0; i < l->n_seg; i++) {
         sel[i] = (uint16_t)field_get(t, l->seg + i * l->seg_step, 2);
