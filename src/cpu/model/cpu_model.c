@@ -29,8 +29,8 @@ enum feature_class {
     F_KVM,            /* only hardware does it */
     F_VAES,           /* VEX forms of AES, CLMUL, GF(2^8), VNNI */
     F_AVX512,         /* EVEX */
-    F_PCID,           /* the software MMU has no tags */
-    F_LA57,           /* nor five levels */
+    F_PCID,           /* the software MMU keeps nothing across a switch, as it may */
+    F_LA57,           /* five-level paging */
     F_XSAVEC,         /* compacted XSAVE images */
     F_NO_FLAWS_INTEL, /* "not affected" bits, and what goes with them */
     F_NO_FLAWS_AMD,
@@ -44,7 +44,7 @@ static const struct class_policy {
     [F_HOST] = {IF_HOST, IF_HOST},        [F_ENGINE] = {ALWAYS, IF_HOST},
     [F_ALWAYS] = {ALWAYS, ALWAYS},        [F_KVM] = {NEVER, IF_HOST},
     [F_VAES] = {IF_HOST, IF_HOST},        [F_AVX512] = {IF_HOST, IF_HOST},
-    [F_PCID] = {NEVER, IF_HOST},          [F_LA57] = {NEVER, NEVER},
+    [F_PCID] = {IF_HOST, IF_HOST},        [F_LA57] = {IF_HOST, IF_HOST},
     [F_XSAVEC] = {IF_HOST, IF_HOST},      [F_NO_FLAWS_INTEL] = {ALWAYS, IF_HOST},
     [F_NO_FLAWS_AMD] = {ALWAYS, IF_HOST}, [F_AMD] = {ALWAYS, ALWAYS},
 };

@@ -80,13 +80,11 @@ static const struct {
 } never[] = {
     {1, ECX, 3},           /* MONITOR */
     {1, ECX, 5},           /* VMX */
-    {1, ECX, 17},          /* PCID */
     {1, EDX, 21},          /* debug store */
     {7, EBX, 4},           /* HLE */
     {7, EBX, 11},          /* RTM */
     {7, ECX, 3},           /* PKU */
     {7, ECX, 7},           /* CET_SS */
-    {7, ECX, 16},          /* LA57 */
     {7, EDX, 20},          /* CET_IBT */
     {7, EDX, 24},          /* AMX */
     {0x80000001, ECX, 2},  /* SVM */
