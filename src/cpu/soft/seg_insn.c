@@ -252,18 +252,17 @@ enum insn_result soft_insn_verw(struct scpu *c, const struct insn *in)
     return INSN_NEXT;
 }
 
+/* Memory is written, and the right to do so asked for, only when the RPL changes: measured. */
 enum insn_result soft_insn_arpl(struct scpu *c, const struct insn *in)
 {
     unsigned rpl = c->gpr[in->reg] & 3;
-    unsigned acc = seg_acc(c) | ACC_WRITE;
     uint64_t va = 0, v;
 
     if (seg_is_real(c)) {
         return soft_raise(c, EXC_UD);
     }
     if (in->is_mem) {
-        if (soft_operand_linear(c, in, 2, true, &va) ||
-            soft_lin_probe(c, va, 2, acc | ACC_PROBE) || soft_ld(c, va, 2, seg_acc(c), &v)) {
+        if (soft_operand_linear(c, in, 2, false, &va) || soft_ld(c, va, 2, seg_acc(c), &v)) {
             return INSN_EXC;
         }
     } else {
@@ -273,7 +272,8 @@ enum insn_result soft_insn_arpl(struct scpu *c, const struct insn *in)
     v = raise ? (v & 0xfffc) | rpl : v;
     if (!in->is_mem) {
         soft_reg_set(c, in->rm, 2, v);
-    } else if (soft_st(c, va, 2, acc, v)) {
+    } else if (raise && (soft_operand_linear(c, in, 2, true, &va) ||
+                         soft_st(c, va, 2, seg_acc(c) | ACC_WRITE, v))) {
         return INSN_EXC;
     }
     set_zf(c, raise);

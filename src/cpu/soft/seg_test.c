@@ -270,8 +270,12 @@ static void arpl(void **state)
     assert_int_equal(soft_insn_arpl(&f->c, &in), INSN_NEXT);
     assert_true(zf(f));
     assert_int_equal(fake_get(f, 0x9000, 2), 0x1233);
+    f->c.seg[X86_DS].attr &= (uint16_t)~2u; /* read-only: nothing is written, no fault */
     assert_int_equal(soft_insn_arpl(&f->c, &in), INSN_NEXT);
     assert_false(zf(f));
+    fake_put(f, 0x9000, 0x1230, 2);
+    assert_int_equal(soft_insn_arpl(&f->c, &in), INSN_EXC);
+    fake_expect(f, EXC_GP, 0);
 }
 
 static void descriptor_tables(void **state)
