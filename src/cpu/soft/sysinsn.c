@@ -241,6 +241,12 @@ enum insn_result soft_insn_hlt(struct scpu *c, const struct insn *in)
     return INSN_NEXT_FLUSH;
 }
 
+static void yield_host_cpu(void)
+{
+    long r = SYS_sched_yield;
+    __asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+}
+
 /* A CPU that spins may be waiting for one whose thread has no host CPU: let it have this one. */
 #define PAUSES_BEFORE_YIELD 32
 
@@ -248,22 +254,44 @@ enum insn_result soft_insn_pause(struct scpu *c, const struct insn *in)
 {
     (void)in;
     if (c->vm->n_cpus > 1 && ++c->pauses % PAUSES_BEFORE_YIELD == 0) {
-        long r = SYS_sched_yield;
-        __asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
+        yield_host_cpu();
     }
     return INSN_NEXT;
 }
 
+/*
+ * MONITOR and MWAIT are hints, and not offered by CPUID. A kernel that executes them all the same goes on
+ * at once: returning early is allowed, and nothing here could watch the address.
+ */
 enum insn_result soft_insn_monitor(struct scpu *c, const struct insn *in)
 {
-    (void)in;
-    return soft_raise(c, EXC_UD);
+    uint64_t va, off = soft_reg_get(c, X86_RAX, in->asize);
+    uint64_t value;
+
+    if (c->cpl != 0) {
+        return (enum insn_result)soft_raise(c, EXC_UD);
+    }
+    if ((uint32_t)c->gpr[X86_RCX] != 0) {
+        return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
+    }
+    if (soft_seg_linear(c, (enum x86_seg)in->seg, off, 1, false, &va) ||
+        soft_ld(c, va, 1, 0, &value)) {
+        return INSN_EXC;
+    }
+    return INSN_NEXT;
 }
 
 enum insn_result soft_insn_mwait(struct scpu *c, const struct insn *in)
 {
     (void)in;
-    return soft_raise(c, EXC_UD);
+    if (c->cpl != 0) {
+        return (enum insn_result)soft_raise(c, EXC_UD);
+    }
+    if (c->gpr[X86_RCX] & ~UINT64_C(1)) {
+        return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
+    }
+    yield_host_cpu();
+    return INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_rsm(struct scpu *c, const struct insn *in)

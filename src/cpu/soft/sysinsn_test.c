@@ -540,6 +540,29 @@ static void bound_and_into(void **state)
     assert_int_equal(f->c.rip, 0x4000);
 }
 
+static void monitor_and_mwait_are_hints(void **state)
+{
+    struct fake *f = *state;
+
+    fake_protected(f, 3);
+    assert_int_equal(run(f, soft_insn_monitor, 4), INSN_EXC);
+    fake_expect(f, EXC_UD, 0);
+    assert_int_equal(run(f, soft_insn_mwait, 4), INSN_EXC);
+    fake_expect(f, EXC_UD, 0);
+    fake_protected(f, 0);
+    f->c.gpr[X86_RAX] = 0x9000;
+    f->c.gpr[X86_RCX] = 0;
+    struct insn in = fake_insn_mem(f, 4, 0x9000);
+    in.asize = 4;
+    assert_int_equal(soft_insn_monitor(&f->c, &in), INSN_NEXT);
+    assert_int_equal(run(f, soft_insn_mwait, 4), INSN_NEXT_FLUSH);
+    f->c.gpr[X86_RCX] = 2;
+    assert_int_equal(soft_insn_monitor(&f->c, &in), INSN_EXC);
+    fake_expect(f, EXC_GP, 0);
+    assert_int_equal(run(f, soft_insn_mwait, 4), INSN_EXC);
+    fake_expect(f, EXC_GP, 0);
+}
+
 static void enter_and_leave(void **state)
 {
     struct fake *f = *state;
@@ -672,6 +695,7 @@ int main(void)
         T(vm86_flags_with_and_without_vme),
         T(vm86_int_redirection),
         T(bound_and_into),
+        T(monitor_and_mwait_are_hints),
         T(enter_and_leave),
         T(port_sizes),
         T(port_permissions),
