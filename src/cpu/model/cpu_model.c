@@ -146,6 +146,7 @@ static const struct feature feature_table[] = {
     {7, 0, EDX, 31, F_KVM},      /* SSBD */
     {7, 1, EAX, 4, F_VAES},      /* AVX_VNNI */
     {7, 1, EAX, 5, F_AVX512},    /* AVX512_BF16 */
+    {7, 2, EDX, 4, F_NO_FLAWS_INTEL}, /* BHI_CTRL: else Linux clears the branch history by a loop */
     {0xd, 1, EAX, 0, F_HOST},    /* XSAVEOPT */
     {0xd, 1, EAX, 1, F_XSAVEC},  /* XSAVEC */
     {0xd, 1, EAX, 2, F_HOST},    /* XGETBV with ECX 1 */
@@ -440,8 +441,9 @@ static void build_leaves(struct build *b, const uint32_t leaf0[4])
     add_leaf_1(b); /* leaves[1]: add_extended relies on it */
     add_features(b, 7, 0);
     add_features(b, 7, 1);
-    b->m->leaves[2].eax = 1; /* highest subleaf of 7 */
+    b->m->leaves[2].eax = b->m->is_amd ? 1 : 2; /* highest subleaf of 7 */
     if (!b->m->is_amd) {
+        add_features(b, 7, 2);
         host_cpuid(b, 2, 0, r);
         add_leaf(b, 2, -1, r);
         add_caches(b, 4);

@@ -110,6 +110,7 @@ static void soft_engine_hides_what_it_cannot(void **state)
         assert_int_equal(m.is_amd, i);
         /* Mitigations: only the own vendor's way of saying "not needed". */
         assert_int_equal(cpu_model_has(&m, 7, 0, EDX, 29), !i);
+        assert_int_equal(cpu_model_has(&m, 7, 2, EDX, 4), !i);
         assert_int_equal(cpu_model_has(&m, 0x80000021, 0, EAX, 8), i);
     }
 }

@@ -320,8 +320,10 @@ static int read_core_count(struct scpu *c, const struct msr_row *row, uint32_t m
 
 /* What no mitigation is needed for (IA32_ARCH_CAPABILITIES): RDCL_NO, IBRS_ALL, SKIP_L1DFL,
  * SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO,
- * GDS_NO, RFDS_NO. */
-#define ARCH_CAPABILITIES UINT64_C(0x0d11e17b)
+ * GDS_NO, RFDS_NO, ITS_NO. */
+#define ARCH_CAPABILITIES UINT64_C(0x400000000d10e17b)
+#define SPEC_CTRL_BITS    UINT64_C(0x407) /* IBRS, STIBP, SSBD, BHI_DIS_S: state without effect \
+                                           */
 
 /* Row makers, so that the table below has one line a register. */
 #define CPU_FIELD(f)  .place = AT_CPU, .off = offsetof(struct scpu, f)
@@ -384,7 +386,7 @@ static const struct msr_row msr_table[] = {
     {.first = 0x3b, .count = 1, .read = read_field, .write = write_tsc_adjust,
      COLD_FIELD(tsc_adjust), .leaf = 7, .reg = 1, .bit = 1},
     {.first = 0x48, .count = 1, .read = read_field, .write = write_field, COLD_FIELD(spec_ctrl),
-     .mask = 7, .leaf = 7, .reg = 3, .bit = 26},
+     .mask = SPEC_CTRL_BITS, .leaf = 7, .reg = 3, .bit = 26},
     {.first = 0x49, .count = 1, .write = write_field, .mask = 1, .leaf = 7, .reg = 3, .bit = 26},
     IGNORED(0x79, 1, 0),                             /* BIOS_UPDT_TRIG */
     IGNORED(0x8b, 1, UINT64_C(0x100000000)),         /* BIOS_SIGN_ID, AMD PATCH_LEVEL */
