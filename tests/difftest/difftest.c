@@ -36,7 +36,7 @@ uint64_t dt_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-void dt_fill_data(uint8_t *data, uint64_t seed)
+void dt_fill_data(uint8_t *data, const struct dt_case *k)
 {
     static const uint64_t special[16] = {0,
                                          UINT64_MAX,
@@ -54,7 +54,7 @@ void dt_fill_data(uint8_t *data, uint64_t seed)
                                          0x8000ffff7fff0080,
                                          0x1234567890123456,
                                          0x0037f0000000037f};
-    uint64_t x = seed | 1;
+    uint64_t x = k->data_seed | 1;
     for (unsigned i = 0; i < DT_DATA_BYTES; i += 8) {
         x ^= x << 13;
         x ^= x >> 7;
@@ -62,6 +62,7 @@ void dt_fill_data(uint8_t *data, uint64_t seed)
         uint64_t v = (x >> 60) < 8 ? special[x >> 40 & 15] : x;
         memcpy(data + i, &v, 8);
     }
+    memcpy(data + k->patch_at, k->patch, k->patch_len);
 }
 
 static void component(unsigned i, unsigned *ret_off, unsigned *ret_len)

@@ -37,6 +37,8 @@ struct dt_case {
     bool two_memory; /* it has two memory operands: which of them faults first is open */
     bool gather;     /* what a fault leaves in the upper part of the destination is open */
     uint64_t data_seed;
+    uint32_t patch_at, patch_len; /* bytes put over the data: images for XRSTOR and FXRSTOR */
+    uint8_t patch[DT_XSAVE] __attribute__((aligned(64)));
     uint64_t undefined_flags; /* RFLAGS bits not to be compared */
     uint64_t number;
 };
@@ -54,8 +56,8 @@ struct dt_result {
 
 /* ---- what both sides share: difftest.c ---- */
 uint64_t dt_random(uint64_t *state);
-void dt_fill_data(uint8_t *data, uint64_t seed); /* DT_DATA_BYTES */
-extern uint64_t dt_xcr0;                         /* components of the guest and of the images */
+void dt_fill_data(uint8_t *data, const struct dt_case *k); /* DT_DATA_BYTES */
+extern uint64_t dt_xcr0; /* components of the guest and of the images */
 /* Components that an image says are in their initial state get their initial bytes. */
 void dt_normalise(uint8_t *xsave);
 

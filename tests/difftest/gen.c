@@ -29,6 +29,7 @@ struct dt_gen {
     struct form *forms;
     unsigned n_forms, at;
     uint64_t number;
+    uint64_t target; /* of the last memory operand that was aimed */
 };
 
 static uint64_t rnd(struct dt_gen *g)
@@ -606,6 +607,10 @@ static void aim(struct dt_gen *g, struct dt_case *k, const ZydisDecodedInstructi
                 const ZydisDecodedOperand *o)
 {
     uint64_t t = target(g);
+    if (k->large && chance(g, 70)) {
+        t = DT_DATA + below(g, 2 * 4096 / 64) * 64; /* images are aligned */
+    }
+    g->target = t;
     ZydisRegister base = o->mem.base, index = o->mem.index;
     int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
     if (o->mem.segment == ZYDIS_REGISTER_GS && !g->mode32) {
@@ -698,6 +703,58 @@ static void tame_branch(struct dt_gen *g, struct dt_case *k, const ZydisDecodedI
     }
 }
 
+/* A standard image becomes a compacted one of components comps. */
+static uint32_t compact_image(uint8_t *x, uint64_t comps)
+{
+    uint8_t out[DT_XSAVE] = {0};
+    uint32_t at = 576;
+    memcpy(out, x, 576);
+    for (unsigned i = 2; i < 8; i++) {
+        unsigned len, off;
+        if (!(comps >> i & 1)) {
+            continue;
+        }
+        off = component(i, &len);
+        memcpy(out + at, x + off, len);
+        at += len; /* none of these components asks for alignment */
+    }
+    comps |= UINT64_C(1) << 63;
+    memcpy(out + 520, &comps, 8);
+    memcpy(x, out, DT_XSAVE);
+    return at;
+}
+
+/* What XRSTOR or FXRSTOR is to load: mostly good images. */
+static void make_image(struct dt_gen *g, struct dt_case *k, bool xrstor)
+{
+    struct dt_state s;
+    random_vectors(g, &s);
+    memcpy(k->patch, s.xsave, DT_XSAVE);
+    k->patch_len = xrstor ? DT_XSAVE : 512;
+    if (xrstor) {
+        uint64_t bv = rnd(g) & dt_xcr0, comps = bv | (rnd(g) & dt_xcr0);
+        memcpy(k->patch + 512, &bv, 8);
+        if (chance(g, 50)) {
+            k->patch_len = compact_image(k->patch, comps);
+        }
+        if (chance(g, 15)) {
+            k->patch[512 + below(g, 64)] ^= (uint8_t)(1 << below(g, 8)); /* mostly wrong */
+        }
+    }
+    if (chance(g, 5)) {
+        k->patch[24 + below(g, 4)] = (uint8_t)rnd(g);
+    }
+    for (unsigned i = 8; i < 24; i++) {
+        k->patch[i] = chance(g, 50) ? 0 : (uint8_t)rnd(g); /* x87 pointers */
+    }
+    uint64_t at = g->target - DT_DATA;
+    if (at + k->patch_len > DT_DATA_BYTES) {
+        k->patch_len = 0;
+        return;
+    }
+    k->patch_at = (uint32_t)at;
+}
+
 /* Fits registers and displacement to the instruction. false: not to be run. */
 static bool complete(struct dt_gen *g, struct dt_case *k)
 {
@@ -733,6 +790,12 @@ static bool complete(struct dt_gen *g, struct dt_case *k)
     if (is_xsave(in.mnemonic)) {
         k->in.gpr[0] &= dt_xcr0;
         k->in.gpr[2] = 0;
+    }
+    bool xrstor =
+        in.mnemonic == ZYDIS_MNEMONIC_XRSTOR || in.mnemonic == ZYDIS_MNEMONIC_XRSTOR64;
+    if (xrstor || in.mnemonic == ZYDIS_MNEMONIC_FXRSTOR ||
+        in.mnemonic == ZYDIS_MNEMONIC_FXRSTOR64) {
+        make_image(g, k, xrstor);
     }
     k->undefined_flags = in.cpu_flags != NULL ? in.cpu_flags->undefined : 0;
     /* Bit tests by register reach far; so do near branches to registers. */

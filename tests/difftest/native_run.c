@@ -95,7 +95,7 @@ static void run_case(const struct dt_case *k, struct dt_result *r)
                          0x2b};
     size_t off = (size_t)(k->in.rip - DT_CODE);
     memcpy(code_rw + off, k->code, k->len);
-    dt_fill_data(data_rw, k->data_seed);
+    dt_fill_data(data_rw, k);
     result = r;
     dt_native_enter(&k->in, dt_xcr0, frame);
     memcpy(r->data, (void *)(uintptr_t)DT_DATA, DT_RW_BYTES);
@@ -153,7 +153,7 @@ static void child_run(unsigned first)
 {
     child_setup();
     for (unsigned i = first; i < shared->n; i++) {
-        struct itimerval limit = {.it_value = {.tv_sec = 2}};
+        struct itimerval limit = {.it_value = {.tv_sec = 10}};
         if (i % 32 == first % 32) {
             setitimer(ITIMER_REAL, &limit, NULL);
         }

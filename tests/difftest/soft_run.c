@@ -213,7 +213,7 @@ void dt_soft_run(const struct dt_case *k, struct dt_result *ret, bool step)
     static struct vcpu_state after;
     memcpy(ram + GPA_CODE + off, k->code, k->len);
     mem_written(mem, GPA(GPA_CODE + off), k->len);
-    dt_fill_data(ram + GPA_DATA, k->data_seed);
+    dt_fill_data(ram + GPA_DATA, k);
     load(k);
     if (!step) {
         warm_tlb(c);

@@ -515,13 +515,14 @@ static struct native_insn *intern(struct scpu *c, const struct insn *in,
         if (!native_stub_make(nc, ni)) {
             return NULL;
         }
+        c->stats.native_stubs++;
     }
     ni->hash_next = nc->insn_hash[h];
     nc->insn_hash[h] = ++nc->n_insns;
     return ni;
 }
 
-/* The common part of bind and exec: *ret_fault is -1 or a vector; *ret_ni set if it is -1. */
+/* *ret_fault is -1, or a vector that is always raised; *ret_ni is set if it is -1. */
 static enum native_result prepare(struct scpu *c, const struct insn *in, int *ret_fault,
                                   struct native_insn **ret_ni)
 {
@@ -593,18 +594,5 @@ enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop
     }
     op->insn = &ni->in;
     op->fn = choose_handler(c, ni, op);
-    return NATIVE_OK;
-}
-
-enum native_result native_exec(struct scpu *c, const struct insn *in,
-                               enum insn_result *ret_result)
-{
-    int fault = -1;
-    struct native_insn *ni = NULL;
-    enum native_result r = prepare(c, in, &fault, &ni);
-    if (r != NATIVE_OK) {
-        return r;
-    }
-    *ret_result = fault >= 0 ? (enum insn_result)soft_raise(c, (uint8_t)fault) : run_any(c, ni);
     return NATIVE_OK;
 }

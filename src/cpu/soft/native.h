@@ -44,11 +44,6 @@ enum native_result {
  * op->fn, op->insn and op->imm as it needs. What op points to lives until native_cache_flush.
  */
 enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop *op);
-/* Same, for one instruction executed on its own (interpreter's slow path): c->rip and
- * c->next_rip are set; NATIVE_UNKNOWN and NATIVE_FULL as above, otherwise *ret_result is what
- * it did. */
-enum native_result native_exec(struct scpu *c, const struct insn *in,
-                               enum insn_result *ret_result);
 
 /* ---- life of a vCPU ---- */
 /* Makes c->native; c->vm must be set (features of the model are read here). */
@@ -64,5 +59,3 @@ void native_fpu_reset(struct scpu *c, bool init);
 /* c->xsave <-> the image of struct vcpu_state. Parks the state first. */
 void native_state_get(struct scpu *c, struct vcpu_state *ret_state);
 int native_state_set(struct scpu *c, const struct vcpu_state *state, struct err *err);
-/* XINUSE as XGETBV with ECX = 1 shows it. */
-uint64_t native_xinuse(struct scpu *c);

@@ -77,17 +77,6 @@ void soft_leave(struct scpu *c)
     c->fpu_live = 0;
 }
 
-uint64_t native_xinuse(struct scpu *c)
-{
-    soft_enter_fpu(c);
-    if (!c->native->xgetbv1) {
-        return c->native->rfbm;
-    }
-    uint32_t lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));
-    return (lo | (uint64_t)hi << 32) & c->native->rfbm;
-}
-
 uint64_t native_k_get(struct scpu *c, unsigned n)
 {
     uint64_t v = 0;
@@ -102,7 +91,12 @@ void native_k_put(struct scpu *c, unsigned n, uint64_t v)
 
 /* ---- signals ---- */
 #define MAX_CACHES 1024
-static struct scpu *_Atomic caches[MAX_CACHES];
+/* Only an entry whose rx holds the faulting address is looked at further: that vCPU is running.
+ */
+static struct {
+    _Atomic uintptr_t rx; /* 0: free */
+    struct scpu *c;
+} caches[MAX_CACHES];
 
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
 static struct sigaction previous[ARRAY_LEN(fault_signals)];
@@ -110,8 +104,9 @@ static struct sigaction previous[ARRAY_LEN(fault_signals)];
 int native_register(struct scpu *c, struct err *err)
 {
     for (unsigned i = 0; i < MAX_CACHES; i++) {
-        struct scpu *empty = NULL;
-        if (atomic_compare_exchange_strong(&caches[i], &empty, c)) {
+        uintptr_t empty = 0;
+        if (atomic_compare_exchange_strong(&caches[i].rx, &empty, (uintptr_t)c->native->rx)) {
+            caches[i].c = c;
             return 0;
         }
     }
@@ -121,8 +116,8 @@ int native_register(struct scpu *c, struct err *err)
 void native_unregister(struct scpu *c)
 {
     for (unsigned i = 0; i < MAX_CACHES; i++) {
-        struct scpu *self = c;
-        if (atomic_compare_exchange_strong(&caches[i], &self, NULL)) {
+        uintptr_t self = (uintptr_t)c->native->rx;
+        if (self != 0 && atomic_compare_exchange_strong(&caches[i].rx, &self, 0)) {
             return;
         }
     }
@@ -131,9 +126,9 @@ void native_unregister(struct scpu *c)
 static struct scpu *cache_of_rip(uint64_t rip)
 {
     for (unsigned i = 0; i < MAX_CACHES; i++) {
-        struct scpu *c = atomic_load_explicit(&caches[i], memory_order_relaxed);
-        if (c != NULL && rip - (uint64_t)(uintptr_t)c->native->rx < NATIVE_CODE_BYTES) {
-            return c;
+        uintptr_t rx = atomic_load_explicit(&caches[i].rx, memory_order_relaxed);
+        if (rx != 0 && rip - rx < NATIVE_CODE_BYTES) {
+            return caches[i].c;
         }
     }
     return NULL;

@@ -83,7 +83,8 @@ struct native_cache {
     uint32_t get_stub[3][32], put_stub[3][32]; /* by bytes 16 << n; 0: host lacks it */
     uint32_t kget_stub[8], kput_stub[8];
     uint32_t mmget_stub[8];
-    uint32_t fwait_stub;
+    uint32_t xrstor_stub;
+    uint32_t xrstor_mask; /* its operand */
 
     uint8_t img[VCPU_XSAVE_BYTES] __attribute__((aligned(64)));
     uint8_t buf[4][64] __attribute__((aligned(64)));

@@ -461,6 +461,20 @@ static uint32_t fixed_move(struct native_cache *nc, const struct insn *in)
     return place(nc, &k);
 }
 
+/* XRSTOR64 of the image at rdx with the mask in the native cache. */
+static uint32_t fixed_xrstor(struct native_cache *nc)
+{
+    struct code k = {.n = 0};
+    put_bytes(&k, 3, 0x48, 0x89, 0xd1); /* mov rcx, rdx */
+    put_mov(&k, 0x8b, RAX, offsetof(struct scpu, native));
+    put_bytes(&k, 2, 0x8b, 0x80); /* mov eax, [rax + xrstor_mask] */
+    put32(&k, offsetof(struct native_cache, xrstor_mask));
+    put_bytes(&k, 6, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x29); /* xor edx, edx ; xrstor64 [rcx] */
+    put_next(&k);
+    k.run = 0;
+    return place(nc, &k);
+}
+
 static void fixed_vectors(struct native_cache *nc)
 {
     struct insn in = {.map = MAP_0F, .has_modrm = true, .is_mem = true};
@@ -521,7 +535,6 @@ void native_stub_fixed(struct native_cache *nc)
         in.reg = (uint8_t)n; /* movq [rdx], mmN */
         nc->mmget_stub[n] = fixed_move(nc, &in);
     }
-    struct insn wait = {.map = MAP_1B, .opcode = 0x9b};
-    nc->fwait_stub = fixed_move(nc, &wait);
+    nc->xrstor_stub = nc->xsave ? fixed_xrstor(nc) : 0;
     nc->fixed = nc->used;
 }

@@ -155,6 +155,7 @@ enum insn_result native_fldenv(struct scpu *c, const struct native_insn *ni)
     from_guest(c, ni, g, e);
     c->native->x87.cs = (uint16_t)get(e + E_FCS, 2);
     c->native->x87.ds = (uint16_t)get(e + E_FDS, 2);
+    soft_enter_fpu(c); /* the access may have parked the state */
     __asm__ volatile("fldenv (%0)" : : "r"(e) : "memory");
     return INSN_NEXT;
 }
@@ -168,6 +169,7 @@ enum insn_result native_fnstenv(struct scpu *c, const struct native_insn *ni)
         soft_lin_probe(c, va, len, ACC_WRITE | acc_rights(c)) != 0) {
         return INSN_EXC;
     }
+    soft_enter_fpu(c); /* the access may have parked the state */
     __asm__ volatile("fnstenv (%0)" : : "r"(e) : "memory");
     fix_env(c, e);
     to_guest(c, ni, e, g);
@@ -190,6 +192,7 @@ enum insn_result native_frstor(struct scpu *c, const struct native_insn *ni)
     native_copy(e + ENV32, g + len, REGS);
     c->native->x87.cs = (uint16_t)get(e + E_FCS, 2);
     c->native->x87.ds = (uint16_t)get(e + E_FDS, 2);
+    soft_enter_fpu(c); /* the access may have parked the state */
     __asm__ volatile("frstor (%0)" : : "r"(e) : "memory");
     return INSN_NEXT;
 }
@@ -203,6 +206,7 @@ enum insn_result native_fnsave(struct scpu *c, const struct native_insn *ni)
         soft_lin_probe(c, va, len + REGS, ACC_WRITE | acc_rights(c)) != 0) {
         return INSN_EXC;
     }
+    soft_enter_fpu(c); /* the access may have parked the state */
     __asm__ volatile("fnsave (%0)" : : "r"(e) : "memory");
     fix_env(c, e);
     to_guest(c, ni, e, g);

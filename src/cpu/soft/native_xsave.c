@@ -43,8 +43,26 @@ static unsigned acc_rights(const struct scpu *c)
     return c->cpl == 3 ? ACC_USER : 0;
 }
 
+/* Host address of [va, va+len), at most 4096 bytes, when both of its pages are in the TLB and
+ * lie side by side in the host's memory. */
+static uint8_t *span(struct scpu *c, uint64_t va, unsigned len, bool write)
+{
+    uint8_t *p = write ? uop_ptr_w(c, va, 1) : uop_ptr_r(c, va, 1);
+    uint64_t to_end = MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1));
+    if (p == NULL || len <= to_end) {
+        return p;
+    }
+    uint8_t *q = write ? uop_ptr_w(c, va + to_end, 1) : uop_ptr_r(c, va + to_end, 1);
+    return q == p + to_end ? p : NULL;
+}
+
 static int lin_copy(struct scpu *c, uint64_t va, uint8_t *buf, unsigned len, bool write)
 {
+    uint8_t *p = span(c, va, len, write);
+    if (p != NULL) {
+        native_copy(write ? p : buf, write ? buf : p, len);
+        return 0;
+    }
     for (unsigned done = 0; done < len;) {
         unsigned n = MIN(len - done, 512u);
         int rc = write ? soft_lin_write(c, va + done, buf + done, n, acc_rights(c))
@@ -59,6 +77,9 @@ static int lin_copy(struct scpu *c, uint64_t va, uint8_t *buf, unsigned len, boo
 
 static int lin_probe(struct scpu *c, uint64_t va, unsigned len, unsigned acc)
 {
+    if (span(c, va, len, (acc & ACC_WRITE) != 0) != NULL) {
+        return 0;
+    }
     for (unsigned done = 0; done < len; done += 512) {
         int rc = soft_lin_probe(c, va + done, MIN(len - done, 512u), acc | acc_rights(c));
         if (rc != 0) {
@@ -128,6 +149,7 @@ enum insn_result native_fxsave(struct scpu *c, const struct native_insn *ni)
     if (lin_probe(c, va, 512, ACC_WRITE) != 0) {
         return INSN_EXC;
     }
+    soft_enter_fpu(c);
     __asm__ volatile("fxsave64 (%0)" : : "r"(img) : "memory");
     native_x87_fix_pointers(c, img);
     if (!wide(ni)) {
@@ -147,6 +169,7 @@ enum insn_result native_fxrstor(struct scpu *c, const struct native_insn *ni)
     if (va & 15) {
         return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
     }
+    soft_enter_fpu(c);
     __asm__ volatile("fxsave64 (%0)" : : "r"(img) : "memory");
     if (lin_probe(c, va, 512, ACC_READ) != 0) {
         return INSN_EXC;
@@ -161,6 +184,7 @@ enum insn_result native_fxrstor(struct scpu *c, const struct native_insn *ni)
     if (!wide(ni)) {
         widen_pointers(c, img);
     }
+    soft_enter_fpu(c); /* the copy may have parked the state: MMIO */
     __asm__ volatile("fxrstor64 (%0)" : : "r"(img) : "memory");
     return INSN_NEXT;
 }
@@ -172,8 +196,10 @@ static uint64_t requested(const struct scpu *c)
     return mask & c->xcr0 & c->native->rfbm;
 }
 
-static void host_save(struct native_cache *nc)
+static void host_save(struct scpu *c)
 {
+    struct native_cache *nc = c->native;
+    soft_enter_fpu(c);
     native_zero(nc->img + IMG_HEADER, 64);
     __asm__ volatile("xsave64 (%0)"
                      :
@@ -181,8 +207,10 @@ static void host_save(struct native_cache *nc)
                      : "memory");
 }
 
-static void host_restore(struct native_cache *nc, uint64_t mask)
+static void host_restore(struct scpu *c, uint64_t mask)
 {
+    const struct native_cache *nc = c->native;
+    soft_enter_fpu(c); /* reading the image may have parked the state: MMIO */
     __asm__ volatile("xrstor64 (%0)" : : "r"(nc->img), "a"((uint32_t)mask), "d"(0) : "memory");
 }
 
@@ -288,6 +316,35 @@ static int write_image(struct scpu *c, const struct native_insn *ni, uint64_t va
     return lin_copy(c, va + IMG_HEADER, header, compact ? 16 : 8, true);
 }
 
+/*
+ * Straight into guest memory by the host's instruction. Not when x87 state is saved that is in
+ * use: its pointers would be the host's for a moment.
+ */
+static bool save_directly(struct scpu *c, const struct native_insn *ni, uint64_t va,
+                          unsigned len, uint64_t rfbm)
+{
+    uint32_t lo = (uint32_t)rfbm, used = 1, high;
+    uint8_t *p = c->mode & MODE_64 ? span(c, va, len, true) : NULL;
+    if (p == NULL) {
+        return false;
+    }
+    soft_enter_fpu(c);
+    if ((rfbm & COMP_X87) && c->native->xgetbv1) {
+        __asm__ volatile("xgetbv" : "=a"(used), "=d"(high) : "c"(1));
+    }
+    if (used & lo & COMP_X87) {
+        return false;
+    }
+    if (ni->desc.special == SP_XSAVEC) {
+        __asm__ volatile("xsavec64 (%0)" : : "r"(p), "a"(lo), "d"(0) : "memory");
+    } else if (ni->desc.special == SP_XSAVEOPT) {
+        __asm__ volatile("xsaveopt64 (%0)" : : "r"(p), "a"(lo), "d"(0) : "memory");
+    } else {
+        __asm__ volatile("xsave64 (%0)" : : "r"(p), "a"(lo), "d"(0) : "memory");
+    }
+    return true;
+}
+
 enum insn_result native_xsave(struct scpu *c, const struct native_insn *ni)
 {
     struct native_cache *nc = c->native;
@@ -300,10 +357,13 @@ enum insn_result native_xsave(struct scpu *c, const struct native_insn *ni)
     if (va & 63) {
         return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
     }
+    if (save_directly(c, ni, va, len, rfbm)) {
+        return INSN_NEXT;
+    }
     if (lin_probe(c, va, len, ACC_WRITE) != 0) {
         return INSN_EXC;
     }
-    host_save(nc);
+    host_save(c);
     native_x87_fix_pointers(c, nc->img);
     if (!wide(ni)) {
         narrow_pointers(c, nc->img);
@@ -374,7 +434,7 @@ static int read_image(struct scpu *c, const struct native_insn *ni, uint64_t va,
     if (get_le(mxcsr, 4) & ~(uint64_t)nc->mxcsr_mask) {
         return soft_raise_err(c, EXC_GP, 0);
     }
-    host_save(nc);
+    host_save(c);
     if (load_mxcsr || (compact && (rfbm & COMP_SSE))) {
         native_copy(nc->img + IMG_MXCSR, mxcsr, 4);
     }
@@ -391,6 +451,24 @@ static int read_image(struct scpu *c, const struct native_insn *ni, uint64_t va,
         }
     }
     return 0;
+}
+
+/* By the host's instruction from a copy of the guest's image, whose header h has been checked.
+ */
+static enum insn_result restore_copy(struct scpu *c, uint64_t va, uint64_t rfbm,
+                                     const uint8_t *h)
+{
+    struct native_cache *nc = c->native;
+    bool compact = h[15] >> 7 != 0;
+    uint64_t comps = compact ? get_le(h + 8, 8) & ~(UINT64_C(1) << 63) : rfbm;
+    if (lin_copy(c, va, nc->img, area_bytes(nc, comps, compact), false) != 0) {
+        return INSN_EXC;
+    }
+    native_copy(nc->img + IMG_HEADER, h, 64);
+    nc->xrstor_mask = (uint32_t)rfbm;
+    soft_enter_fpu(c);
+    return native_run_stub(c, native_stub_at(nc, nc->xrstor_stub), nc->img) ? INSN_NEXT
+                                                                            : INSN_EXC;
 }
 
 enum insn_result native_xrstor(struct scpu *c, const struct native_insn *ni)
@@ -412,6 +490,9 @@ enum insn_result native_xrstor(struct scpu *c, const struct native_insn *ni)
     if (!header_is_good(c, h, compact)) {
         return (enum insn_result)soft_raise_err(c, EXC_GP, 0);
     }
+    if ((c->mode & MODE_64) && (wide(ni) || !(rfbm & COMP_X87))) {
+        return restore_copy(c, va, rfbm, h);
+    }
     if (read_image(c, ni, va, rfbm, h) != 0) {
         return INSN_EXC;
     }
@@ -423,7 +504,7 @@ enum insn_result native_xrstor(struct scpu *c, const struct native_insn *ni)
     put_le(nc->img + IMG_HEADER, bv, 8);
     if (rfbm != 0) {
         /* MXCSR moves with SSE or AVX only; with neither in rfbm it is unchanged. */
-        host_restore(nc, rfbm);
+        host_restore(c, rfbm);
     }
     return INSN_NEXT;
 }
