@@ -133,7 +133,7 @@ int boot_unpack(const struct boot_file *f, uint64_t off, uint64_t len, uint64_t 
 {
     char path[PATH_MAX], name[] = UNPACK_HELPER, a[24], b[24], c[24];
     char *const argv[] = {name, a, b, c, NULL};
-    int wstatus, r;
+    int wstatus = 0, r;
 
     if (helper == NULL) {
         if (find_helper(path, sizeof(path)) < 0) {

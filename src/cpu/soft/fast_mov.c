@@ -202,6 +202,7 @@ bool fast_bind_setcc(const struct insn *in, const struct opcode *row, struct uop
 
 HANDLER(nop)
 {
+    (void)c;
     UOP_NEXT(c, op);
 }
 
