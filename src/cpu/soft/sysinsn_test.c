@@ -215,6 +215,9 @@ static void msr_fields_and_checks(void **state)
     assert_true(msr_write(&f->c, 0x250, 7));
     assert_int_equal(msr_write(&f->c, 0x401, 0), 0);
     assert_true(msr_write(&f->c, 0x401, 1));
+    assert_int_equal(msr_write(&f->c, 0x402, ~UINT64_C(0)),
+                     0); /* ADDR and MISC hold anything */
+    assert_int_equal(msr_write(&f->c, 0x403, 1), 0);
     assert_true(msr_write(&f->c, 0xfe, 0));
     assert_true(msr_read(&f->c, 0x49, &v)); /* write-only */
     assert_true(msr_read(&f->c, 0x12345, &v));
@@ -222,6 +225,8 @@ static void msr_fields_and_checks(void **state)
     assert_true(msr_read(&f->c, 0xc0010015, &v)); /* AMD's, on an Intel model */
     f->model.is_amd = true;
     assert_int_equal(msr_read(&f->c, 0xc0010015, &v), 0);
+    assert_int_equal(msr_write(&f->c, 0xc0010000, 0), 0); /* counters that every AMD has */
+    assert_int_equal(msr_read(&f->c, 0xc0010007, &v), 0);
     assert_true(msr_read(&f->c, 0x3a, &v));
 }
 
