@@ -141,12 +141,12 @@ static bool is_null_ss(const struct event *e)
            (e->theirs->seg[X86_SS].sel & 3) != e->pre->cpl;
 }
 
-/* TCG clears the status flags, whatever SFMASK says. */
+/* TCG clears the status flags and DF, whatever SFMASK says. */
 static bool is_syscall_flags(const struct event *e)
 {
     return is_mnemonic(e, ZYDIS_MNEMONIC_SYSCALL) && e->d->n == 1 && e->d->flags &&
-           ((e->ours->rflags ^ e->theirs->rflags) & ~FL_STATUS) == 0 &&
-           (e->theirs->rflags & FL_STATUS) == 0;
+           ((e->ours->rflags ^ e->theirs->rflags) & ~(FL_STATUS | FL_DF)) == 0 &&
+           (e->theirs->rflags & (FL_STATUS | FL_DF)) == 0;
 }
 
 /* Values of control registers that must fault and are taken. */

@@ -209,7 +209,8 @@ static enum insn_result repeat(struct scpu *c, const struct insn *in, element_fn
         if (count == 0) {
             return INSN_NEXT;
         }
-        uint64_t n = bulk != NULL ? bulk(c, &s, count) : 0;
+        /* With TF each element traps. */
+        uint64_t n = bulk != NULL && !(c->mode & MODE_STEP) ? bulk(c, &s, count) : 0;
         if (n == 0) {
             if (one(c, &s)) {
                 return INSN_EXC;
