@@ -268,6 +268,12 @@ int soft_load_pdptes(struct scpu *c, uint64_t cr3)
 
 /* ---- TLB fills and flushes ---- */
 
+/* Other vCPUs may be looking (soft_code_settle): after all stores that went through it. */
+static inline void tlb_drop(struct tlb_entry *e, unsigned index)
+{
+    __atomic_store_n(&e->tag, TLB_INVALID(index), __ATOMIC_RELEASE);
+}
+
 static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
                      const uint8_t *host)
 {
@@ -297,7 +303,7 @@ static void mmu_fill_write(struct scpu *c, const struct walk *w, const struct xl
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
         unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
-        c->tlb[w->idx][TLB_W][index].tag = TLB_INVALID(index);
+        tlb_drop(&c->tlb[w->idx][TLB_W][index], index);
     }
 }
 
@@ -327,13 +333,13 @@ static void drop_logged(struct scpu *c, struct tlb_log *log)
     struct tlb_entry *all = &c->tlb[0][0][0];
     if (log->n == TLB_LOG_MAX) {
         for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
-            all[i].tag = TLB_INVALID(i & (TLB_SIZE - 1));
+            tlb_drop(&all[i], i & (TLB_SIZE - 1));
         }
         c->tlb_log[0].n = c->tlb_log[1].n = 0;
         return;
     }
     for (unsigned i = 0; i < log->n; i++) {
-        all[log->slot[i]].tag = TLB_INVALID(log->slot[i] & (TLB_SIZE - 1));
+        tlb_drop(&all[log->slot[i]], log->slot[i] & (TLB_SIZE - 1));
     }
     log->n = 0;
 }
@@ -374,7 +380,7 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va)
         for (unsigned k = 0; k < TLB_NKIND; k++) {
             struct tlb_entry *e = &c->tlb[m][k][index];
             if (e->tag == (va & ~(MEM_PAGE_SIZE - 1))) {
-                e->tag = TLB_INVALID(index);
+                tlb_drop(e, index);
             }
         }
     }
@@ -385,7 +391,7 @@ void soft_tlb_drop_writes(struct scpu *c)
 {
     for (unsigned m = 0; m < MMU_NIDX; m++) {
         for (unsigned i = 0; i < TLB_SIZE; i++) {
-            __atomic_store_n(&c->tlb[m][TLB_W][i].tag, TLB_INVALID(i), __ATOMIC_RELEASE);
+            tlb_drop(&c->tlb[m][TLB_W][i], i);
         }
     }
 }
