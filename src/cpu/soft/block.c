@@ -3,11 +3,11 @@
  * chained within a page, dropped when the page's generation changes. One cache per vCPU, used
  * by its thread only; nothing here is saved.
  *
- * The order that keeps self- and cross-modifying code exact: mark the page as code and wait until
- * no vCPU has a write entry for it, read the generation, mark the lines, read the bytes. A writer
- * stores first, then looks at the lines and changes the generation. So whatever a vCPU stored
- * before another one's serialising instruction is seen by it after that: those end a block, and
- * each block looks at its page's generation first.
+ * The order that keeps self- and cross-modifying code exact: mark the page as code and wait
+ * until no vCPU has a write entry for it, read the generation, mark the lines, read the bytes.
+ * A writer stores first, then looks at the lines and changes the generation. So whatever a vCPU
+ * stored before another one's serialising instruction is seen by it after that: those end a
+ * block, and each block looks at its page's generation first.
  */
 #include "cpu/soft/block.h"
 
