@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +42,7 @@ static void start_child(const char *qemu, const char *rom, int ram_fd, int log_w
     snprintf(cpu_arg, sizeof(cpu_arg),
              "max,vendor=%s,la57=off,pku=off,pks=off,pcid=off,phys-bits=40,svm=off",
              amd ? "AuthenticAMD" : "GenuineIntel");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(mon_r, 0);
     dup2(null, 1);
     if (getenv("LOCKSTEP_QEMU_ERRORS") == NULL) {
