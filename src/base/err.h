@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <errno.h>
 #include <stddef.h>
 
 /* X(enum suffix, stable name, exit status of a program that ends with it) */
@@ -46,8 +47,13 @@ struct err {
     char text[480]; /* one line, no trailing newline */
 };
 
+/* The value is spelled out here, so that compilers and analysers see that it is never 0. */
 #define ERR(err, code, errnum, ...)                                                            \
-    err_report((err), ERR_##code, (errnum), __FILE__, __LINE__, __VA_ARGS__)
+    ({                                                                                         \
+        const int err_errnum_ = (errnum);                                                      \
+        err_report((err), ERR_##code, err_errnum_, __FILE__, __LINE__, __VA_ARGS__);           \
+        err_errnum_ != 0 ? -err_errnum_ : -EIO;                                                \
+    })
 
 /* Fills *err (may be NULL) and returns -errnum, or -EIO when errnum is 0. */
 int err_report(struct err *err, enum err_code code, int errnum, const char *file, int line,

@@ -1,10 +1,11 @@
 /*
  * The seam between the machine and what executes guest instructions.
  *
- * The machine makes one engine_vm, maps RAM slots, makes one engine_vcpu per CPU, and runs each on
- * a thread of its own. Port and memory-mapped I/O are *callbacks* on the vCPU's thread, so
- * vcpu_run returns only when something about the vCPU's life changes. An engine without in-kernel
- * interrupt controllers (has_irqchip false) asks the machine's through struct engine_host.
+ * The machine makes one engine_vm, maps RAM slots, makes one engine_vcpu per CPU, and runs each
+ * on a thread of its own. Port and memory-mapped I/O are *callbacks* on the vCPU's thread, so
+ * vcpu_run returns only when something about the vCPU's life changes. An engine without
+ * in-kernel interrupt controllers (has_irqchip false) asks the machine's through struct
+ * engine_host.
  *
  * Data-path functions return 0 or -errno; set-up ones report in struct err.
  */
@@ -21,7 +22,8 @@ struct engine_vm;
 struct engine_vcpu;
 struct cpu_model; /* cpu/model/cpu_model.h: CPUID and MSR policy */
 
-/* What an engine calls. All on the vCPU's own thread, with no engine lock held. cpu is the index. */
+/* What an engine calls. All on the vCPU's own thread, with no engine lock held. cpu is the
+ * index. */
 struct engine_host {
     void *opaque;
     uint64_t (*pio_read)(void *opaque, unsigned cpu, uint16_t port, unsigned len);
@@ -59,7 +61,7 @@ struct engine_exit_info {
 
 /* Events sent to a vCPU by the interrupt controllers; any thread. */
 enum engine_signal {
-    ENGINE_SIG_IRQ,  /* irq_pending may have become true */
+    ENGINE_SIG_IRQ, /* irq_pending may have become true */
     ENGINE_SIG_NMI,
     ENGINE_SIG_INIT,
     ENGINE_SIG_SIPI, /* with vector */
@@ -76,7 +78,7 @@ struct engine_stats {
 
 struct engine_probe {
     bool usable;
-    char why[200];               /* why not, or a remark; empty if nothing to say */
+    char why[200];                /* why not, or a remark; empty if nothing to say */
     double supervisor_insn_per_s; /* measured; 0 when not usable */
     double user_insn_per_s;
 };
@@ -85,14 +87,16 @@ struct engine_ops {
     const char *name; /* "kvm", "soft" */
     bool has_irqchip;
 
-    /* Measures in about a millisecond with a guest of its own. Never fails: says why instead. */
+    /* Measures in about a millisecond with a guest of its own. Never fails: says why instead.
+     */
     void (*probe)(struct engine_probe *ret_probe);
 
     int (*vm_new)(struct engine_vm **ret_vm, const struct engine_vm_params *params,
                   struct err *err);
     void (*vm_free)(struct engine_vm *vm); /* after its vCPUs */
 
-    /* Follows slots of params->mem; called for each before the first run and on every change. */
+    /* Follows slots of params->mem; called for each before the first run and on every change.
+     */
     int (*map_slot)(struct engine_vm *vm, const struct mem_slot *slot, struct err *err);
     int (*unmap_slot)(struct engine_vm *vm, const struct mem_slot *slot);
 
@@ -115,7 +119,8 @@ struct engine_ops {
     /* has_irqchip only. */
     int (*irq_line)(struct engine_vm *vm, unsigned gsi, bool level);
     int (*send_msi)(struct engine_vm *vm, uint64_t addr, uint32_t data);
-    /* Power-on state of all interrupt controllers; vCPUs paused. The machine's reset calls it. */
+    /* Power-on state of all interrupt controllers; vCPUs paused. The machine's reset calls it.
+     */
     int (*irqchip_reset)(struct engine_vm *vm);
     int (*irqchip_save)(struct engine_vm *vm, struct state_writer *w);
     int (*irqchip_load)(struct engine_vm *vm, struct state_reader *r, struct err *err);
@@ -130,7 +135,7 @@ struct engine_ops {
 extern const struct engine_ops engine_soft;
 extern const struct engine_ops engine_kvm;
 
-/* By name "soft", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err if unknown or
- * unusable. */
+/* By name "soft", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err if unknown
+ * or unusable. */
 const struct engine_ops *engine_find(const char *name, char *ret_why, size_t why_len,
                                      struct err *err);

@@ -247,8 +247,8 @@ int vcpu_state_load(struct vcpu_state *s, uint32_t index, struct state_reader *r
 {
     struct vcpu_state loaded = {0};
     uint32_t version;
-    const void *xsave;
-    size_t xsave_len;
+    const void *xsave = NULL;
+    size_t xsave_len = 0;
 
     int rc = state_enter(r, VCPU_SECTION, index, VCPU_VERSION, &version, err);
     if (rc == 0) {

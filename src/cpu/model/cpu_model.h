@@ -31,8 +31,9 @@ struct cpu_model {
 /* soft: restrict to what the software engine implements. n_cpus for topology leaves. */
 int cpu_model_host(struct cpu_model *ret_model, bool soft, unsigned n_cpus, struct err *err);
 
-/* Fills regs {eax, ebx, ecx, edx} for (leaf, subleaf) on CPU index with APIC id, given live state
- * that some leaves show (CR4.OSXSAVE, XCR0). Out-of-range leaves follow the vendor's rule. */
+/* Fills regs {eax, ebx, ecx, edx} for (leaf, subleaf) on CPU index with APIC id, given live
+ * state that some leaves show (CR4.OSXSAVE, XCR0). Out-of-range leaves follow the vendor's
+ * rule. */
 struct cpu_model_live {
     unsigned apic_id;
     uint64_t cr4, xcr0, apic_base;

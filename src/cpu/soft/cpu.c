@@ -276,9 +276,9 @@ static void run_block(struct scpu *c)
         c->sysflags |= rf;
         return;
     }
-    if (c->step_rule == STEP_TF_AFTER ? (c->sysflags & FL_TF) != 0
-                                      : tf && c->step_rule == STEP_TF_BEFORE &&
-                                            !(c->irq_shadow & 2)) {
+    if (c->step_rule == STEP_TF_AFTER
+            ? (c->sysflags & FL_TF) != 0
+            : tf && c->step_rule == STEP_TF_BEFORE && !(c->irq_shadow & 2)) {
         c->pending_db |= DR6_BS;
     }
 }

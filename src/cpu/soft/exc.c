@@ -14,24 +14,10 @@
 #define DR6_BD        UINT64_C(0x2000)
 #define DR7_GD        UINT64_C(0x2000)
 
-int soft_raise(struct scpu *c, uint8_t vector)
+void soft_set_exception(struct scpu *c, struct soft_exc exc)
 {
-    c->exc = (struct soft_exc){.pending = true, .vector = vector};
-    return INSN_EXC;
-}
-
-int soft_raise_err(struct scpu *c, uint8_t vector, uint32_t error)
-{
-    c->exc =
-        (struct soft_exc){.pending = true, .vector = vector, .has_error = true, .error = error};
-    return INSN_EXC;
-}
-
-int soft_raise_pf(struct scpu *c, uint64_t va, uint32_t error)
-{
-    c->exc = (struct soft_exc){
-        .pending = true, .vector = EXC_PF, .has_error = true, .error = error, .va = va};
-    return INSN_EXC;
+    exc.pending = true;
+    c->exc = exc;
 }
 
 /* What is being delivered. */

@@ -322,8 +322,9 @@ static int read_core_count(struct scpu *c, const struct msr_row *row, uint32_t m
  * SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO,
  * GDS_NO, RFDS_NO, ITS_NO. */
 #define ARCH_CAPABILITIES UINT64_C(0x400000000d10e17b)
-#define SPEC_CTRL_BITS    UINT64_C(0x407) /* IBRS, STIBP, SSBD, BHI_DIS_S: state without effect \
-                                           */
+#define SPEC_CTRL_BITS                                                                         \
+    UINT64_C(0x407) /* IBRS, STIBP, SSBD, BHI_DIS_S: state without effect                      \
+                     */
 
 /* Row makers, so that the table below has one line a register. */
 #define CPU_FIELD(f)  .place = AT_CPU, .off = offsetof(struct scpu, f)

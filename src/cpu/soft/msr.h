@@ -24,5 +24,6 @@ int msr_kvm_set_wall_clock(struct scpu *c, uint64_t value);
 void msr_kvm_time_scale(uint64_t tsc_khz, uint32_t *ret_mul, int8_t *ret_shift);
 /* Writes the vCPU's page, if it has one. */
 void msr_kvm_clock_publish(struct scpu *c);
-/* Before the vCPU runs on: publishes anew when guest time was stopped or set since (pause, load). */
+/* Before the vCPU runs on: publishes anew when guest time was stopped or set since (pause,
+ * load). */
 void msr_kvm_clock_resync(struct scpu *c);

@@ -144,9 +144,17 @@ native_special_fn native_fldenv, native_fnstenv, native_frstor, native_fnsave;
 /* libc's own would use vector registers, which hold the guest's state. */
 static inline void native_copy(void *to, const void *from, size_t n)
 {
+#ifdef __clang_analyzer__ /* cannot see through the instruction */
+    __builtin_memcpy(to, from, n);
+#else
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+#endif
 }
 static inline void native_zero(void *to, size_t n)
 {
+#ifdef __clang_analyzer__
+    __builtin_memset(to, 0, n);
+#else
     __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(0) : "memory");
+#endif
 }

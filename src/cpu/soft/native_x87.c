@@ -142,7 +142,7 @@ static bool error_waits(void)
 
 enum insn_result native_fldenv(struct scpu *c, const struct native_insn *ni)
 {
-    uint8_t g[ENV32], e[ENV32];
+    uint8_t g[ENV32], e[ENV32] = {0};
     unsigned len = env_bytes(ni);
     uint64_t va;
     if (error_waits()) {
@@ -162,7 +162,7 @@ enum insn_result native_fldenv(struct scpu *c, const struct native_insn *ni)
 
 enum insn_result native_fnstenv(struct scpu *c, const struct native_insn *ni)
 {
-    uint8_t g[ENV32], e[ENV32];
+    uint8_t g[ENV32], e[ENV32] = {0};
     unsigned len = env_bytes(ni);
     uint64_t va;
     if (soft_operand_linear(c, &ni->in, len, true, &va) != 0 ||
@@ -178,7 +178,7 @@ enum insn_result native_fnstenv(struct scpu *c, const struct native_insn *ni)
 
 enum insn_result native_frstor(struct scpu *c, const struct native_insn *ni)
 {
-    uint8_t g[ENV32 + REGS], e[ENV32 + REGS];
+    uint8_t g[ENV32 + REGS], e[ENV32 + REGS] = {0};
     unsigned len = env_bytes(ni);
     uint64_t va;
     if (error_waits()) {
@@ -199,7 +199,7 @@ enum insn_result native_frstor(struct scpu *c, const struct native_insn *ni)
 
 enum insn_result native_fnsave(struct scpu *c, const struct native_insn *ni)
 {
-    uint8_t g[ENV32 + REGS], e[ENV32 + REGS];
+    uint8_t g[ENV32 + REGS], e[ENV32 + REGS] = {0};
     unsigned len = env_bytes(ni);
     uint64_t va;
     if (soft_operand_linear(c, &ni->in, len + REGS, true, &va) != 0 ||

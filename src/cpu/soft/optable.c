@@ -6,23 +6,41 @@
 
 #include <stddef.h>
 
-#define M       OP_MODRM
-#define I8      OP_IMM8
-#define IZ      OP_IMMZ
-#define LK      OP_LOCK
-#define END     OP_END
-#define NO64    OP_NO64
-#define D64     OP_D64
-#define F64     OP_F64
-#define BY      OP_BYTE
-#define REL8    (OP_IMM8 | OP_REL | OP_F64 | OP_END)
-#define RELZ    (OP_IMMZ | OP_REL | OP_F64 | OP_END)
-#define UD      {.fn = NULL}
-#define NATIVE  {.fn = NULL, .flags = OP_NATIVE | M}
-#define OP(f, fl)       {.fn = (f), .flags = (fl)}
-#define OPK(f, fl, k)   {.fn = (f), .flags = (fl), .kind = (k)}
-#define GRP(g, fl)      {.flags = OP_GROUP | M | (fl), .group = (g)}
-#define RESOLVE(r)      {.flags = OP_RESOLVE | M, .resolve = (r)}
+#define M    OP_MODRM
+#define I8   OP_IMM8
+#define IZ   OP_IMMZ
+#define LK   OP_LOCK
+#define END  OP_END
+#define NO64 OP_NO64
+#define D64  OP_D64
+#define F64  OP_F64
+#define BY   OP_BYTE
+#define REL8 (OP_IMM8 | OP_REL | OP_F64 | OP_END)
+#define RELZ (OP_IMMZ | OP_REL | OP_F64 | OP_END)
+#define UD                                                                                     \
+    {                                                                                          \
+        .fn = NULL                                                                             \
+    }
+#define NATIVE                                                                                 \
+    {                                                                                          \
+        .fn = NULL, .flags = OP_NATIVE | M                                                     \
+    }
+#define OP(f, fl)                                                                              \
+    {                                                                                          \
+        .fn = (f), .flags = (fl)                                                               \
+    }
+#define OPK(f, fl, k)                                                                          \
+    {                                                                                          \
+        .fn = (f), .flags = (fl), .kind = (k)                                                  \
+    }
+#define GRP(g, fl)                                                                             \
+    {                                                                                          \
+        .flags = OP_GROUP | M | (fl), .group = (g)                                             \
+    }
+#define RESOLVE(r)                                                                             \
+    {                                                                                          \
+        .flags = OP_RESOLVE | M, .resolve = (r)                                                \
+    }
 
 #define ALU_ROWS(lk)                                                                           \
     OPK(soft_op_alu_rm_r, M | BY | (lk), K_ALU), OPK(soft_op_alu_rm_r, M | (lk), K_ALU),       \
@@ -91,14 +109,30 @@ static const struct opcode *resolve_90(const struct insn *in)
 const struct opcode op_row_arpl = OP(soft_insn_arpl, M);
 
 const struct opcode op_table_1b[256] = {
-    /* 00 */ ALU_ROWS(LK), OP(soft_insn_push_sreg, NO64), OP(soft_insn_pop_sreg, NO64 | END),
-    /* 08 */ ALU_ROWS(LK), OP(soft_insn_push_sreg, NO64), UD,
-    /* 10 */ ALU_ROWS(LK), OP(soft_insn_push_sreg, NO64), OP(soft_insn_pop_sreg, NO64 | END),
-    /* 18 */ ALU_ROWS(LK), OP(soft_insn_push_sreg, NO64), OP(soft_insn_pop_sreg, NO64 | END),
-    /* 20 */ ALU_ROWS(LK), UD, OP(soft_op_daa_das, NO64),
-    /* 28 */ ALU_ROWS(LK), UD, OP(soft_op_daa_das, NO64),
-    /* 30 */ ALU_ROWS(LK), UD, OP(soft_op_aaa_aas, NO64),
-    /* 38 */ ALU_ROWS(0), UD, OP(soft_op_aaa_aas, NO64),
+    /* 00 */ ALU_ROWS(LK),
+    OP(soft_insn_push_sreg, NO64),
+    OP(soft_insn_pop_sreg, NO64 | END),
+    /* 08 */ ALU_ROWS(LK),
+    OP(soft_insn_push_sreg, NO64),
+    UD,
+    /* 10 */ ALU_ROWS(LK),
+    OP(soft_insn_push_sreg, NO64),
+    OP(soft_insn_pop_sreg, NO64 | END),
+    /* 18 */ ALU_ROWS(LK),
+    OP(soft_insn_push_sreg, NO64),
+    OP(soft_insn_pop_sreg, NO64 | END),
+    /* 20 */ ALU_ROWS(LK),
+    UD,
+    OP(soft_op_daa_das, NO64),
+    /* 28 */ ALU_ROWS(LK),
+    UD,
+    OP(soft_op_daa_das, NO64),
+    /* 30 */ ALU_ROWS(LK),
+    UD,
+    OP(soft_op_aaa_aas, NO64),
+    /* 38 */ ALU_ROWS(0),
+    UD,
+    OP(soft_op_aaa_aas, NO64),
     /* 40 */ X8(OPK(soft_op_inc_dec_reg, NO64, K_INCDEC)),
     /* 48 */ X8(OPK(soft_op_inc_dec_reg, NO64, K_INCDEC)),
     /* 50 */ X8(OPK(soft_op_push_reg, D64, K_PUSH)),
@@ -107,7 +141,10 @@ const struct opcode op_table_1b[256] = {
     OP(soft_op_popa, NO64),
     OP(soft_insn_bound, M | NO64 | OP_MEMONLY),
     OPK(soft_op_movsxd, M, K_MOVSXD),
-    UD, UD, UD, UD,
+    UD,
+    UD,
+    UD,
+    UD,
     /* 68 */ OPK(soft_op_push_imm, IZ | D64, K_PUSH),
     OPK(soft_op_imul_r_rm_imm, M | IZ, K_IMUL),
     OPK(soft_op_push_imm, I8 | D64, K_PUSH),
@@ -118,7 +155,10 @@ const struct opcode op_table_1b[256] = {
     OP(soft_insn_outs, 0),
     /* 70 */ X8(OPK(soft_op_jcc, REL8, K_JCC)),
     /* 78 */ X8(OPK(soft_op_jcc, REL8, K_JCC)),
-    /* 80 */ GRP(grp1_80, 0), GRP(grp1_81, 0), GRP(grp1_82, 0), GRP(grp1_83, 0),
+    /* 80 */ GRP(grp1_80, 0),
+    GRP(grp1_81, 0),
+    GRP(grp1_82, 0),
+    GRP(grp1_83, 0),
     OPK(soft_op_test_rm_r, M | BY, K_TEST),
     OPK(soft_op_test_rm_r, M, K_TEST),
     OPK(soft_op_xchg_rm_r, M | BY | LK, K_XCHG),
@@ -218,12 +258,18 @@ const struct opcode op_table_1b[256] = {
 };
 
 static const struct opcode grp6[8] = {
-    OP(soft_insn_sldt, M), OP(soft_insn_str, M),  OP(soft_insn_lldt, M), OP(soft_insn_ltr, M),
-    OP(soft_insn_verr, M), OP(soft_insn_verw, M), UD,                    UD,
+    OP(soft_insn_sldt, M),
+    OP(soft_insn_str, M),
+    OP(soft_insn_lldt, M),
+    OP(soft_insn_ltr, M),
+    OP(soft_insn_verr, M),
+    OP(soft_insn_verw, M),
+    UD,
+    UD,
 };
 static const struct opcode grp7_mem[8] = {
-    OP(soft_insn_sgdt, M), OP(soft_insn_sidt, M), OP(soft_insn_lgdt, M),
-    OP(soft_insn_lidt, M), OP(soft_insn_smsw, M), UD,
+    OP(soft_insn_sgdt, M),       OP(soft_insn_sidt, M),         OP(soft_insn_lgdt, M),
+    OP(soft_insn_lidt, M),       OP(soft_insn_smsw, M),         UD,
     OP(soft_insn_lmsw, M | END), OP(soft_insn_invlpg, M | END),
 };
 static const struct opcode row_ud = UD;
@@ -260,8 +306,10 @@ static const struct opcode *resolve_0fc7(const struct insn *in)
 }
 
 static const struct opcode rows_fsgsbase[4] = {
-    OP(soft_insn_rdfsbase, M), OP(soft_insn_rdgsbase, M),
-    OP(soft_insn_wrfsbase, M), OP(soft_insn_wrgsbase, M | END),
+    OP(soft_insn_rdfsbase, M),
+    OP(soft_insn_rdgsbase, M),
+    OP(soft_insn_wrfsbase, M),
+    OP(soft_insn_wrgsbase, M | END),
 };
 static const struct opcode row_clflush = OP(soft_insn_clflush, M);
 static const struct opcode row_fence = OPK(soft_op_nop, M, K_NONE);
@@ -281,7 +329,10 @@ static const struct opcode *resolve_0fae(const struct insn *in)
 }
 
 static const struct opcode grp8[8] = {
-    UD, UD, UD, UD,
+    UD,
+    UD,
+    UD,
+    UD,
     OPK(soft_op_bt, M | OP_IMM8U, K_BT),
     OPK(soft_op_bt, M | OP_IMM8U | LK, K_BT),
     OPK(soft_op_bt, M | OP_IMM8U | LK, K_BT),
@@ -324,8 +375,14 @@ const struct opcode op_table_0f[256] = {
     OP(soft_insn_sysexit, END),
     [0x40] = X8(OPK(soft_op_cmov, M, K_CMOV)),
     X8(OPK(soft_op_cmov, M, K_CMOV)),
-    [0x50] = X8(NATIVE), X8(NATIVE), X8(NATIVE), X8(NATIVE), /* 50-6F */
-    [0x70] = X4(NATIVE), X2(NATIVE), NATIVE, {.fn = NULL, .flags = OP_NATIVE}, /* 77: EMMS */
+    [0x50] = X8(NATIVE),
+    X8(NATIVE),
+    X8(NATIVE),
+    X8(NATIVE), /* 50-6F */
+    [0x70] = X4(NATIVE),
+    X2(NATIVE),
+    NATIVE,
+    {.fn = NULL, .flags = OP_NATIVE}, /* 77: EMMS */
     X8(NATIVE),
     [0x80] = X8(OPK(soft_op_jcc, RELZ, K_JCC)),
     X8(OPK(soft_op_jcc, RELZ, K_JCC)),
@@ -370,8 +427,14 @@ const struct opcode op_table_0f[256] = {
     NATIVE,
     RESOLVE(resolve_0fc7),
     [0xc8] = X8(OPK(soft_op_bswap, 0, K_BSWAP)),
-    [0xd0] = X8(NATIVE), X8(NATIVE), X8(NATIVE), X8(NATIVE), X8(NATIVE), /* D0-F7 */
-    [0xf8] = X4(NATIVE), X2(NATIVE), NATIVE,
+    [0xd0] = X8(NATIVE),
+    X8(NATIVE),
+    X8(NATIVE),
+    X8(NATIVE),
+    X8(NATIVE), /* D0-F7 */
+    [0xf8] = X4(NATIVE),
+    X2(NATIVE),
+    NATIVE,
     [0xff] = OP(soft_insn_ud, M | END),
 };
 

@@ -1,7 +1,7 @@
 /*
- * Opcode tables of the decoder: what each integer and system opcode is, which bytes follow it, and
- * which handler runs it. Vector, x87 and bit-manipulation opcodes are not here: rows that say
- * OP_NATIVE leave these to native.c.
+ * Opcode tables of the decoder: what each integer and system opcode is, which bytes follow it,
+ * and which handler runs it. Vector, x87 and bit-manipulation opcodes are not here: rows that
+ * say OP_NATIVE leave these to native.c.
  */
 #pragma once
 
@@ -17,14 +17,14 @@ enum {
     OP_MOFFS = 1 << 6, /* address of asize bytes, into disp */
     OP_FARPTR = 1 << 7,
     OP_ENTER = 1 << 8,
-    OP_D64 = 1 << 9,   /* operand size defaults to 64 bits in 64-bit mode */
-    OP_F64 = 1 << 10,  /* ... and cannot be changed */
-    OP_NO64 = 1 << 11, /* #UD in 64-bit mode */
-    OP_LOCK = 1 << 12, /* LOCK allowed with a memory destination */
-    OP_BYTE = 1 << 13, /* works on bytes whatever the operand size */
-    OP_END = 1 << 14,  /* ends a block */
-    OP_GROUP = 1 << 15,  /* eight rows by modrm.reg */
-    OP_NATIVE = 1 << 16, /* native.c */
+    OP_D64 = 1 << 9,      /* operand size defaults to 64 bits in 64-bit mode */
+    OP_F64 = 1 << 10,     /* ... and cannot be changed */
+    OP_NO64 = 1 << 11,    /* #UD in 64-bit mode */
+    OP_LOCK = 1 << 12,    /* LOCK allowed with a memory destination */
+    OP_BYTE = 1 << 13,    /* works on bytes whatever the operand size */
+    OP_END = 1 << 14,     /* ends a block */
+    OP_GROUP = 1 << 15,   /* eight rows by modrm.reg */
+    OP_NATIVE = 1 << 16,  /* native.c */
     OP_MEMONLY = 1 << 17, /* register form: #UD */
     OP_REGONLY = 1 << 18, /* memory form: #UD */
     OP_RESOLVE = 1 << 19, /* a function picks the row by prefix and modrm */
@@ -34,9 +34,39 @@ enum {
 
 /* What the fast-path builder (fast.c) may do with it. */
 enum op_kind {
-    K_NONE, K_ALU, K_TEST, K_MOV, K_MOVIMM, K_LEA, K_PUSH, K_POP, K_JCC, K_JMP, K_CALL, K_RET,
-    K_JMPIND, K_CALLIND, K_INCDEC, K_SHIFT, K_MOVZX, K_MOVSX, K_MOVSXD, K_CMOV, K_SETCC, K_NOP,
-    K_XCHG, K_IMUL, K_NEGNOT, K_CWD, K_CBW, K_BT, K_MULDIV, K_LEAVE, K_BSWAP, K_CMPXCHG, K_XADD,
+    K_NONE,
+    K_ALU,
+    K_TEST,
+    K_MOV,
+    K_MOVIMM,
+    K_LEA,
+    K_PUSH,
+    K_POP,
+    K_JCC,
+    K_JMP,
+    K_CALL,
+    K_RET,
+    K_JMPIND,
+    K_CALLIND,
+    K_INCDEC,
+    K_SHIFT,
+    K_MOVZX,
+    K_MOVSX,
+    K_MOVSXD,
+    K_CMOV,
+    K_SETCC,
+    K_NOP,
+    K_XCHG,
+    K_IMUL,
+    K_NEGNOT,
+    K_CWD,
+    K_CBW,
+    K_BT,
+    K_MULDIV,
+    K_LEAVE,
+    K_BSWAP,
+    K_CMPXCHG,
+    K_XADD,
 };
 
 struct opcode {
@@ -51,5 +81,5 @@ struct opcode {
 
 extern const struct opcode op_table_1b[256];
 extern const struct opcode op_table_0f[256];
-extern const struct opcode op_row_arpl; /* 63 outside 64-bit mode */
+extern const struct opcode op_row_arpl;              /* 63 outside 64-bit mode */
 const struct opcode *op_0f38(const struct insn *in); /* rows outside native.c; NULL: native */

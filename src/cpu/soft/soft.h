@@ -2,11 +2,11 @@
  * The software engine's own state: one struct scpu per vCPU, one struct soft_vm per VM.
  *
  * Rules of this folder:
- *  - Code that runs inside soft_run's inner loop is compiled with -mgeneral-regs-only: while the
- *    guest's vector state is live in the host's registers (c->fpu_live) nothing else may touch it.
- *    Calls that leave the folder (callbacks of engine_host, libc) go through soft_leave().
- *  - A function that can fault returns non-zero (or NULL) after soft_raise*(); the caller returns
- *    INSN_EXC at once, with architectural state unchanged (precise exceptions).
+ *  - Code that runs inside soft_run's inner loop is compiled with -mgeneral-regs-only: while
+ * the guest's vector state is live in the host's registers (c->fpu_live) nothing else may touch
+ * it. Calls that leave the folder (callbacks of engine_host, libc) go through soft_leave().
+ *  - A function that can fault returns non-zero (or NULL) after soft_raise*(); the caller
+ * returns INSN_EXC at once, with architectural state unchanged (precise exceptions).
  *  - All is per vCPU and touched by its thread only, except what is marked shared.
  */
 #pragma once
@@ -16,6 +16,7 @@
 #include "cpu/engine.h"
 #include "cpu/model/cpu_model.h"
 #include "cpu/soft/insn.h"
+#include "cpu/soft/x86_bits.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -24,98 +25,36 @@
 
 #define atomic_load_relaxed_u32(p) atomic_load_explicit((p), memory_order_relaxed)
 
-/* RFLAGS */
-#define FL_CF   UINT64_C(0x1)
-#define FL_1    UINT64_C(0x2)
-#define FL_PF   UINT64_C(0x4)
-#define FL_AF   UINT64_C(0x10)
-#define FL_ZF   UINT64_C(0x40)
-#define FL_SF   UINT64_C(0x80)
-#define FL_TF   UINT64_C(0x100)
-#define FL_IF   UINT64_C(0x200)
-#define FL_DF   UINT64_C(0x400)
-#define FL_OF   UINT64_C(0x800)
-#define FL_IOPL UINT64_C(0x3000)
-#define FL_NT   UINT64_C(0x4000)
-#define FL_RF   UINT64_C(0x10000)
-#define FL_VM   UINT64_C(0x20000)
-#define FL_AC   UINT64_C(0x40000)
-#define FL_VIF  UINT64_C(0x80000)
-#define FL_VIP  UINT64_C(0x100000)
-#define FL_ID   UINT64_C(0x200000)
-#define FL_STATUS (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF)
-
-#define CR0_PE 0x1u
-#define CR0_MP 0x2u
-#define CR0_EM 0x4u
-#define CR0_TS 0x8u
-#define CR0_ET 0x10u
-#define CR0_NE 0x20u
-#define CR0_WP 0x10000u
-#define CR0_AM 0x40000u
-#define CR0_NW 0x20000000u
-#define CR0_CD 0x40000000u
-#define CR0_PG 0x80000000u
-
-#define CR4_VME        (1u << 0)
-#define CR4_PVI        (1u << 1)
-#define CR4_TSD        (1u << 2)
-#define CR4_DE         (1u << 3)
-#define CR4_PSE        (1u << 4)
-#define CR4_PAE        (1u << 5)
-#define CR4_MCE        (1u << 6)
-#define CR4_PGE        (1u << 7)
-#define CR4_PCE        (1u << 8)
-#define CR4_OSFXSR     (1u << 9)
-#define CR4_OSXMMEXCPT (1u << 10)
-#define CR4_UMIP       (1u << 11)
-#define CR4_LA57       (1u << 12)
-#define CR4_FSGSBASE   (1u << 16)
-#define CR4_PCIDE      (1u << 17)
-#define CR4_OSXSAVE    (1u << 18)
-#define CR4_SMEP       (1u << 20)
-#define CR4_SMAP       (1u << 21)
-
-#define EFER_SCE (1u << 0)
-#define EFER_LME (1u << 8)
-#define EFER_LMA (1u << 10)
-#define EFER_NX  (1u << 11)
-
-enum {
-    EXC_DE = 0, EXC_DB = 1, EXC_NMI = 2, EXC_BP = 3, EXC_OF = 4, EXC_BR = 5, EXC_UD = 6,
-    EXC_NM = 7, EXC_DF = 8, EXC_TS = 10, EXC_NP = 11, EXC_SS = 12, EXC_GP = 13, EXC_PF = 14,
-    EXC_MF = 16, EXC_AC = 17, EXC_MC = 18, EXC_XM = 19,
-};
-
 /* The mode in which code was decoded; part of every block's key. */
 enum {
-    MODE_CPL3 = 1 << 0,   /* CPL == 3 (user page rights) */
-    MODE_64 = 1 << 1,     /* CS.L with EFER.LMA */
-    MODE_CS32 = 1 << 2,   /* CS.D */
-    MODE_SS32 = 1 << 3,   /* SS.B */
+    MODE_CPL3 = 1 << 0, /* CPL == 3 (user page rights) */
+    MODE_64 = 1 << 1,   /* CS.L with EFER.LMA */
+    MODE_CS32 = 1 << 2, /* CS.D */
+    MODE_SS32 = 1 << 3, /* SS.B */
     MODE_PE = 1 << 4,
     MODE_VM86 = 1 << 5,
-    MODE_LMA = 1 << 6,    /* EFER.LMA (long or compatibility) */
-    MODE_SMAP = 1 << 7,   /* supervisor data accesses to user pages fault (SMAP on, AC clear) */
-    MODE_TS = 1 << 8,     /* CR0.TS: vector and x87 use raises #NM */
-    MODE_EM = 1 << 9,     /* CR0.EM */
-    MODE_MP = 1 << 10,    /* CR0.MP (WAIT) */
+    MODE_LMA = 1 << 6,  /* EFER.LMA (long or compatibility) */
+    MODE_SMAP = 1 << 7, /* supervisor data accesses to user pages fault (SMAP on, AC clear) */
+    MODE_TS = 1 << 8,   /* CR0.TS: vector and x87 use raises #NM */
+    MODE_EM = 1 << 9,   /* CR0.EM */
+    MODE_MP = 1 << 10,  /* CR0.MP (WAIT) */
     MODE_OSFXSR = 1 << 11,
     MODE_OSXSAVE = 1 << 12,
-    MODE_AVX = 1 << 13,   /* XCR0 has SSE and AVX */
+    MODE_AVX = 1 << 13, /* XCR0 has SSE and AVX */
     MODE_AVX512 = 1 << 14,
     MODE_UMIP = 1 << 15,
-    MODE_NE = 1 << 16,    /* CR0.NE */
-    MODE_STEP = 1 << 17,  /* TF or an armed breakpoint: blocks of one instruction, slow exits */
+    MODE_NE = 1 << 16,   /* CR0.NE */
+    MODE_STEP = 1 << 17, /* TF or an armed breakpoint: blocks of one instruction, slow exits */
     MODE_CPL0 = 1 << 18,
-    MODE_AC = 1 << 19,    /* alignment checks on: CR0.AM, EFLAGS.AC, CPL 3 */
-    MODE_AMD = 1 << 20,   /* vendor rules of AMD (constant for a VM) */
+    MODE_AC = 1 << 19,  /* alignment checks on: CR0.AM, EFLAGS.AC, CPL 3 */
+    MODE_AMD = 1 << 20, /* vendor rules of AMD (constant for a VM) */
 };
 
 /*
  * Micro-operation: a handler and its resolved operands. Register operands are byte offsets from
- * the start of struct scpu (gpr[] comes first), so AH is just another offset. A block is an array
- * of them; a handler ends by calling the next one (tail call) or returns NULL to leave the block.
+ * the start of struct scpu (gpr[] comes first), so AH is just another offset. A block is an
+ * array of them; a handler ends by calling the next one (tail call) or returns NULL to leave
+ * the block.
  */
 struct uop;
 typedef const struct uop *uop_fn(struct scpu *c, const struct uop *op);
@@ -140,11 +79,12 @@ struct uop {
 
 /*
  * TLB: tag is the linear page address; host = va + addend. An access hits when
- * (va ^ tag) <= 4096 - size, which tests page, page crossing and validity at once: the tag of an
- * invalid entry is a page that indexes another entry, so nothing that looks here can match it.
+ * (va ^ tag) <= 4096 - size, which tests page, page crossing and validity at once: the tag of
+ * an invalid entry is a page that indexes another entry, so nothing that looks here can match
+ * it.
  */
-#define TLB_BITS 10
-#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_BITS           10
+#define TLB_SIZE           (1u << TLB_BITS)
 #define TLB_INVALID(index) ((index) == 0 ? MEM_PAGE_SIZE : UINT64_C(0))
 struct tlb_entry {
     uint64_t tag, addend;
@@ -156,11 +96,12 @@ enum mmu_index { MMU_KERNEL, MMU_USER, MMU_SMAP, MMU_NIDX };
 /* Which entries were filled since the last flush, so that a flush costs by their number. */
 #define TLB_LOG_MAX 2048
 struct tlb_log {
-    unsigned n; /* TLB_LOG_MAX: overflowed */
+    unsigned n;                 /* TLB_LOG_MAX: overflowed */
     uint16_t slot[TLB_LOG_MAX]; /* (mmu * TLB_NKIND + kind) * TLB_SIZE + index */
 };
 
-/* Instruction-side TLB: page of code to host memory. Valid while its half's epoch is current. */
+/* Instruction-side TLB: page of code to host memory. Valid while its half's epoch is current.
+ */
 #define ITLB_SIZE 256
 struct itlb_entry {
     uint64_t tag;
@@ -173,9 +114,9 @@ struct itlb_entry {
 
 /* Shared by the vCPUs: what is known of a guest page that holds decoded code. */
 struct soft_page {
-    _Atomic uint32_t gen;       /* changes when code in it was overwritten; odd while it does */
-    _Atomic uint32_t has_code;  /* enum soft_code_mark: not 0, writes take the slow path */
-    _Atomic uint64_t lines;     /* 64-byte lines that decoded code covers */
+    _Atomic uint32_t gen;      /* changes when code in it was overwritten; odd while it does */
+    _Atomic uint32_t has_code; /* enum soft_code_mark: not 0, writes take the slow path */
+    _Atomic uint64_t lines;    /* 64-byte lines that decoded code covers */
 };
 
 /* MARKING: a vCPU is about to decode from the page but others may still have write entries. */
@@ -204,8 +145,8 @@ struct soft_exc {
     uint64_t va; /* #PF: goes to CR2 at delivery */
 };
 
-/* Which TF decides about a single-step trap after an instruction: as it was before it (most), none
- * (INT n and the like enter a handler), as it is after it (SYSCALL, SYSRET). */
+/* Which TF decides about a single-step trap after an instruction: as it was before it (most),
+ * none (INT n and the like enter a handler), as it is after it (SYSCALL, SYSRET). */
 enum soft_step_rule { STEP_TF_BEFORE, STEP_NEVER, STEP_TF_AFTER };
 
 #define SOFT_BOUNCE_BYTES 512
@@ -217,26 +158,26 @@ struct scpu {
     /* Of the instruction for complex handlers; of the block's start while fast ones run, which
      * makes it the base of rip-relative operands (offset SOFT_REG_RIP). */
     uint64_t rip;
-    uint16_t aflags;   /* arithmetic flags: low byte OF (0/1), high byte LAHF image */
-    uint16_t fpu_live; /* guest's vector/x87 state is in the host registers */
-    uint32_t mode;     /* MODE_*: of the code being run */
+    uint16_t aflags;           /* arithmetic flags: low byte OF (0/1), high byte LAHF image */
+    uint16_t fpu_live;         /* guest's vector/x87 state is in the host registers */
+    uint32_t mode;             /* MODE_*: of the code being run */
     _Atomic uint32_t exit_req; /* shared: SOFT_REQ_*; polled at each block */
-    uint32_t mmu;      /* enum mmu_index of ordinary data accesses */
-    struct tlb_entry (*tlb_r), (*tlb_w); /* tlb[mmu][TLB_R/W] */
-    uint64_t seg_base[X86_NSEG + 1];     /* effective bases: 0 for ES/CS/SS/DS in 64-bit mode */
+    uint32_t mmu;              /* enum mmu_index of ordinary data accesses */
+    struct tlb_entry(*tlb_r), (*tlb_w); /* tlb[mmu][TLB_R/W] */
+    uint64_t seg_base[X86_NSEG + 1];    /* effective bases: 0 for ES/CS/SS/DS in 64-bit mode */
     uint64_t next_rip;
     uint64_t icount;
     struct sblock *blk; /* running block */
     struct jc_entry *jc;
-    uint32_t jc_epoch[2];       /* lower and upper half of the address space */
+    uint32_t jc_epoch[2];         /* lower and upper half of the address space */
     enum insn_result stop_result; /* why the block was left */
 
     /* Architectural, cooler. */
-    uint64_t code_base; /* linear address of RIP 0: CS base outside 64-bit mode */
-    bool irq_waiting;   /* the interrupt controllers may have something */
-    uint8_t nmi_pending; /* one in service can have one behind it, else two wait */
+    uint64_t code_base;          /* linear address of RIP 0: CS base outside 64-bit mode */
+    bool irq_waiting;            /* the interrupt controllers may have something */
+    uint8_t nmi_pending;         /* one in service can have one behind it, else two wait */
     _Atomic uint32_t nmi_queued; /* shared: sent since SOFT_REQ_NMI was last taken */
-    uint64_t sysflags; /* RFLAGS less the status flags; bit 1 set */
+    uint64_t sysflags;           /* RFLAGS less the status flags; bit 1 set */
     struct vcpu_seg seg[X86_NSEG], tr, ldtr;
     struct vcpu_dtable gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
@@ -246,8 +187,8 @@ struct scpu {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     int64_t tsc_offset;
     uint8_t cpl;
-    uint8_t irq_shadow;  /* bit 0: STI, bit 1: MOV SS; ends after the next instruction */
-    uint8_t step_rule;   /* enum soft_step_rule: of the instruction being run */
+    uint8_t irq_shadow; /* bit 0: STI, bit 1: MOV SS; ends after the next instruction */
+    uint8_t step_rule;  /* enum soft_step_rule: of the instruction being run */
     bool nmi_blocked;
     bool halted;
     uint8_t mp_state;    /* enum vcpu_mp_state */
@@ -289,8 +230,8 @@ struct scpu {
     uint8_t sipi_vector;
     _Atomic uint32_t in_guest; /* the thread may touch guest memory: world.c */
 
-    /* For debuggers and tests, set while not running: n makes run return ENGINE_EXIT_KICK before
-     * the n-th instruction from here. 0: runs freely. */
+    /* For debuggers and tests, set while not running: n makes run return ENGINE_EXIT_KICK
+     * before the n-th instruction from here. 0: runs freely. */
     unsigned steps;
 
     uint32_t pv_moment;   /* the one that our kvmclock page shows */
@@ -305,7 +246,8 @@ enum {
     SOFT_REQ_SIPI = 1 << 4,
     SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries */
     SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
-    SOFT_REQ_RESCAN = 1 << 7, /* interrupt window may have opened: re-evaluate after this block */
+    SOFT_REQ_RESCAN =
+        1 << 7, /* interrupt window may have opened: re-evaluate after this block */
 };
 
 struct soft_vm {
@@ -327,9 +269,26 @@ struct soft_vm {
 
 /* ---- exceptions: exc.c ---- */
 /* Each returns INSN_EXC (non-zero) so that `return soft_raise(...)` works. */
-int soft_raise(struct scpu *c, uint8_t vector);                       /* no error code */
-int soft_raise_err(struct scpu *c, uint8_t vector, uint32_t error);   /* with error code */
-int soft_raise_pf(struct scpu *c, uint64_t va, uint32_t error);       /* sets CR2 at delivery */
+/* Inline, so that compilers and analysers see that a raise is never a success. */
+void soft_set_exception(struct scpu *c, struct soft_exc exc);
+static inline int soft_raise(struct scpu *c, uint8_t vector) /* no error code */
+{
+    soft_set_exception(c, (struct soft_exc){.vector = vector});
+    return INSN_EXC;
+}
+static inline int soft_raise_err(struct scpu *c, uint8_t vector, uint32_t error)
+{
+    soft_set_exception(c,
+                       (struct soft_exc){.vector = vector, .has_error = true, .error = error});
+    return INSN_EXC;
+}
+static inline int soft_raise_pf(struct scpu *c, uint64_t va,
+                                uint32_t error) /* CR2 at delivery */
+{
+    soft_set_exception(
+        c, (struct soft_exc){.vector = EXC_PF, .has_error = true, .error = error, .va = va});
+    return INSN_EXC;
+}
 /* Delivers c->exc, then follow-ups (double fault). false: triple fault, the VM shuts down. */
 bool soft_deliver_exception(struct scpu *c);
 /* An external interrupt or NMI; soft: INT n/INT3/INTO pushes next_rip. */
@@ -350,11 +309,18 @@ static inline void soft_set_status_flags(struct scpu *c, uint64_t f)
 void soft_set_rflags(struct scpu *c, uint64_t rflags);
 
 /* ---- mode: cpu.c ---- */
-/* After any change of CR0/CR4/EFER/XCR0/CS/SS/CPL/RFLAGS.{VM,AC,TF}/DR7/segment bases: recomputes
- * mode, mmu, tlb pointers, seg_base. The caller then returns INSN_JUMP or INSN_NEXT_FLUSH. */
+/* After any change of CR0/CR4/EFER/XCR0/CS/SS/CPL/RFLAGS.{VM,AC,TF}/DR7/segment bases:
+ * recomputes mode, mmu, tlb pointers, seg_base. The caller then returns INSN_JUMP or
+ * INSN_NEXT_FLUSH. */
 void soft_update_mode(struct scpu *c);
-static inline bool soft_long_mode(const struct scpu *c) { return (c->efer & EFER_LMA) != 0; }
-static inline bool soft_code64(const struct scpu *c) { return (c->mode & MODE_64) != 0; }
+static inline bool soft_long_mode(const struct scpu *c)
+{
+    return (c->efer & EFER_LMA) != 0;
+}
+static inline bool soft_code64(const struct scpu *c)
+{
+    return (c->mode & MODE_64) != 0;
+}
 bool soft_canonical(const struct scpu *c, uint64_t va);
 
 /* ---- memory by linear address: mmu.c ---- */
@@ -362,13 +328,13 @@ enum soft_acc {
     ACC_READ = 0,
     ACC_WRITE = 1,
     ACC_EXEC = 2,
-    ACC_USER = 4,     /* rights of CPL 3 */
-    ACC_SYS = 8,      /* implicit supervisor access (descriptor tables, TSS): rights of CPL 0,
-                         SMAP applies whatever AC is */
-    ACC_PROBE = 16,   /* check only (with WRITE: D is set as a write would) */
+    ACC_USER = 4,   /* rights of CPL 3 */
+    ACC_SYS = 8,    /* implicit supervisor access (descriptor tables, TSS): rights of CPL 0,
+                       SMAP applies whatever AC is */
+    ACC_PROBE = 16, /* check only (with WRITE: D is set as a write would) */
 };
-/* Ordinary data access with the current CPL's rights is (c->cpl == 3 ? ACC_USER : 0). len <= 512;
- * any alignment, page crossing and MMIO included. 0, or non-zero with #PF raised. */
+/* Ordinary data access with the current CPL's rights is (c->cpl == 3 ? ACC_USER : 0). len <=
+ * 512; any alignment, page crossing and MMIO included. 0, or non-zero with #PF raised. */
 int soft_lin_read(struct scpu *c, uint64_t va, void *buf, unsigned len, unsigned acc);
 int soft_lin_write(struct scpu *c, uint64_t va, const void *buf, unsigned len, unsigned acc);
 int soft_lin_probe(struct scpu *c, uint64_t va, unsigned len, unsigned acc);
@@ -378,11 +344,11 @@ int soft_ld(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t *r
  * INSN_NEXT into INSN_NEXT_FLUSH, so handlers need not look. */
 int soft_st(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t value);
 /*
- * A host pointer for an access of len bytes at va with current rights, for instructions that run
- * natively: RAM directly when it lies in one page; otherwise c->bounce (same offset modulo 64),
- * filled when for_read. NULL: fault raised. After a write the caller calls soft_access_end when
- * soft_must_end(c); this writes a bounce back (cannot fault: the range was probed), or drops
- * translations of the code that was overwritten. len <= SOFT_BOUNCE_BYTES.
+ * A host pointer for an access of len bytes at va with current rights, for instructions that
+ * run natively: RAM directly when it lies in one page; otherwise c->bounce (same offset modulo
+ * 64), filled when for_read. NULL: fault raised. After a write the caller calls soft_access_end
+ * when soft_must_end(c); this writes a bounce back (cannot fault: the range was probed), or
+ * drops translations of the code that was overwritten. len <= SOFT_BOUNCE_BYTES.
  */
 void *soft_access(struct scpu *c, uint64_t va, unsigned len, bool for_read, bool for_write);
 enum insn_result soft_access_end(struct scpu *c); /* INSN_NEXT or INSN_NEXT_FLUSH */
@@ -400,11 +366,11 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va);
 /* Loads PDPTEs from cr3 for PAE paging. Non-zero: #GP raised (reserved bits). */
 int soft_load_pdptes(struct scpu *c, uint64_t cr3);
 
-/* Code page of va for fetches in the current mode: NULL with #PF raised, or with MMIO or ROM-less
- * addresses #GP(0). gpa is that of the page. */
+/* Code page of va for fetches in the current mode: NULL with #PF raised, or with MMIO or
+ * ROM-less addresses #GP(0). gpa is that of the page. */
 const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va);
-/* [off, off+len) of a page that has decoded code was overwritten: drops what covers it. true when
- * something was dropped. Any thread. */
+/* [off, off+len) of a page that has decoded code was overwritten: drops what covers it. true
+ * when something was dropped. Any thread. */
 bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len);
 /* Drops every write entry, because pages became code (or the dirty log was harvested). */
 void soft_tlb_drop_writes(struct scpu *c);
@@ -414,8 +380,8 @@ struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa);
 /* Around all that touches guest memory. Enter waits while the world is stopped. */
 void soft_guest_enter(struct scpu *c);
 void soft_guest_leave(struct scpu *c);
-/* From stop to go no other vCPU touches guest memory. Inside an instruction, before it has changed
- * anything and with no pointer from uop_ptr_w or soft_ram_ptr in use. */
+/* From stop to go no other vCPU touches guest memory. Inside an instruction, before it has
+ * changed anything and with no pointer from uop_ptr_w or soft_ram_ptr in use. */
 void soft_world_stop(struct scpu *c);
 void soft_world_go(struct scpu *c);
 /* Waits until no vCPU has a write entry for the page at host, which is marked as code. Between
@@ -423,10 +389,11 @@ void soft_world_go(struct scpu *c);
 void soft_code_settle(struct scpu *c, const uint8_t *host);
 
 /* ---- memory by logical address: what every instruction handler uses ---- */
-/* Effective address of in's memory operand, without segment base, wrapped to its address size. */
+/* Effective address of in's memory operand, without segment base, wrapped to its address size.
+ */
 uint64_t soft_ea(const struct scpu *c, const struct insn *in);
-/* Checks segment limit, rights and canonicality for [off, off+len) and gives the linear address.
- * Raises #GP(0) or #SS(0). */
+/* Checks segment limit, rights and canonicality for [off, off+len) and gives the linear
+ * address. Raises #GP(0) or #SS(0). */
 int soft_seg_linear(struct scpu *c, enum x86_seg seg, uint64_t off, unsigned len, bool write,
                     uint64_t *ret_va);
 /* The memory operand of in: both of the above. */

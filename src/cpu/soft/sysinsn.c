@@ -247,7 +247,8 @@ static void yield_host_cpu(void)
     __asm__ volatile("syscall" : "+a"(r) : : "rcx", "r11", "memory");
 }
 
-/* A CPU that spins may be waiting for one whose thread has no host CPU: let it have this one. */
+/* A CPU that spins may be waiting for one whose thread has no host CPU: let it have this one.
+ */
 #define PAUSES_BEFORE_YIELD 32
 
 enum insn_result soft_insn_pause(struct scpu *c, const struct insn *in)
@@ -260,8 +261,8 @@ enum insn_result soft_insn_pause(struct scpu *c, const struct insn *in)
 }
 
 /*
- * MONITOR and MWAIT are hints, and not offered by CPUID. A kernel that executes them all the same goes on
- * at once: returning early is allowed, and nothing here could watch the address.
+ * MONITOR and MWAIT are hints, and not offered by CPUID. A kernel that executes them all the
+ * same goes on at once: returning early is allowed, and nothing here could watch the address.
  */
 enum insn_result soft_insn_monitor(struct scpu *c, const struct insn *in)
 {

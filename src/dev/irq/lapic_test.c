@@ -408,7 +408,8 @@ static void test_timer(void **state)
     w.fx.fired = 0;
     fx_advance(&w.fx, NSEC_PER_SEC);
     assert_int_equal(w.fx.fired, 0);
-    /* A one-shot that ran out ends there, also when the mode changes before the host noticed. */
+    /* A one-shot that ran out ends there, also when the mode changes before the host noticed.
+     */
     wr(&w, 0, 0x320, 0x40);
     wr(&w, 0, 0x380, 500);
     vmclock_set_ns(&w.fx.clock, vmclock_now_ns(&w.fx.clock) + 1000000);

@@ -103,7 +103,7 @@ static void tell_failure(const struct err *err)
 static int run(const struct options *o, struct err *err)
 {
     struct stack_params params = {.vm_fd = VM_FD, .resolv_fd = -1};
-    struct stack *stack;
+    struct stack *stack = NULL;
 
     int r = resolv_start(&params.resolv_fd, err);
     if (r == 0) {
