@@ -55,8 +55,8 @@ if [ -n "$sources" ]; then
 fi
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 
-rm -rf "$root/root/vivarium"
-git clone -q --no-hardlinks . "$root/root/vivarium"
+rm -rf "$root/opt/vivarium"
+git clone -q --no-hardlinks . "$root/opt/vivarium"
 
 mount_into() {
     mkdir -p "$root$2"
@@ -73,7 +73,7 @@ mount_into tmpfs /tmp "-t tmpfs"
 enter() {
     chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
         http_proxy="${http_proxy:-}" https_proxy="${https_proxy:-}" no_proxy="${no_proxy:-}" \
-        sh -c "cd /root/vivarium && $1"
+        sh -c "cd /opt/vivarium && $1"
 }
 
 for tool in make gcc meson; do
