@@ -61,6 +61,11 @@ void code_cache_free(struct scpu *c)
     c->jc = NULL;
 }
 
+size_t code_cache_bytes(const struct scpu *c)
+{
+    return sizeof(*c->code) + c->code->used + (sizeof(*c->jc) << JC_BITS);
+}
+
 void code_cache_flush(struct scpu *c)
 {
     soft_leave(c);

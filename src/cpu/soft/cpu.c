@@ -480,6 +480,7 @@ void scpu_get_stats(const struct engine_vcpu *vcpu, struct engine_stats *ret)
     const struct scpu *c = (const struct scpu *)vcpu;
     *ret = c->stats;
     ret->instructions = c->icount;
+    ret->engine_bytes = sizeof(*c) + code_cache_bytes(c);
 }
 
 uint64_t scpu_read_tsc(const struct engine_vcpu *vcpu)

@@ -72,8 +72,8 @@ static const struct opcode grp2_d1[8] = {X8(OPK(soft_op_shift, M, K_SHIFT))};
         OPK(soft_op_test_rm_imm, (fl) | (imm), K_TEST),                                        \
             OPK(soft_op_test_rm_imm, (fl) | (imm), K_TEST),                                    \
             OPK(soft_op_not, (fl) | LK, K_NEGNOT), OPK(soft_op_neg, (fl) | LK, K_NEGNOT),      \
-            OPK(soft_op_mul, (fl), K_MULDIV), OPK(soft_op_imul, (fl), K_MULDIV),               \
-            OPK(soft_op_div, (fl), K_MULDIV), OPK(soft_op_idiv, (fl), K_MULDIV),               \
+            OP(soft_op_mul, (fl)), OP(soft_op_imul, (fl)), OP(soft_op_div, (fl)),              \
+            OP(soft_op_idiv, (fl)),                                                            \
     }
 static const struct opcode grp3_f6[8] = GRP3_ROWS(M | BY, I8);
 static const struct opcode grp3_f7[8] = GRP3_ROWS(M, IZ);
@@ -402,8 +402,8 @@ const struct opcode op_table_0f[256] = {
     OP(soft_op_shld_shrd, M),
     RESOLVE(resolve_0fae),
     OPK(soft_op_imul_r_rm, M, K_IMUL),
-    [0xb0] = OPK(soft_op_cmpxchg, M | BY | LK, K_CMPXCHG),
-    OPK(soft_op_cmpxchg, M | LK, K_CMPXCHG),
+    [0xb0] = OP(soft_op_cmpxchg, M | BY | LK),
+    OP(soft_op_cmpxchg, M | LK),
     OP(soft_insn_lss, M | OP_MEMONLY | END),
     OPK(soft_op_bt, M | LK, K_BT),
     OP(soft_insn_lfs, M | OP_MEMONLY | END),
@@ -418,8 +418,8 @@ const struct opcode op_table_0f[256] = {
     RESOLVE(resolve_f3_native),
     OPK(soft_op_movsx, M | BY, K_MOVSX),
     OPK(soft_op_movsx, M, K_MOVSX),
-    [0xc0] = OPK(soft_op_xadd, M | BY | LK, K_XADD),
-    OPK(soft_op_xadd, M | LK, K_XADD),
+    [0xc0] = OP(soft_op_xadd, M | BY | LK),
+    OP(soft_op_xadd, M | LK),
     NATIVE,
     NATIVE,
     NATIVE,

@@ -26,7 +26,6 @@ enum {
     OP_GROUP = 1 << 15,   /* eight rows by modrm.reg */
     OP_NATIVE = 1 << 16,  /* native.c */
     OP_MEMONLY = 1 << 17, /* register form: #UD */
-    OP_REGONLY = 1 << 18, /* memory form: #UD */
     OP_RESOLVE = 1 << 19, /* a function picks the row by prefix and modrm */
     OP_REL = 1 << 20,     /* the immediate is relative to the next instruction */
     OP_NOMOD = 1 << 21,   /* modrm.mod is ignored: always a register (MOV CR/DR) */
@@ -62,11 +61,8 @@ enum op_kind {
     K_CWD,
     K_CBW,
     K_BT,
-    K_MULDIV,
     K_LEAVE,
     K_BSWAP,
-    K_CMPXCHG,
-    K_XADD,
 };
 
 struct opcode {

@@ -33,11 +33,10 @@ enum {
     MODE_SS32 = 1 << 3, /* SS.B */
     MODE_PE = 1 << 4,
     MODE_VM86 = 1 << 5,
-    MODE_LMA = 1 << 6,  /* EFER.LMA (long or compatibility) */
-    MODE_SMAP = 1 << 7, /* supervisor data accesses to user pages fault (SMAP on, AC clear) */
-    MODE_TS = 1 << 8,   /* CR0.TS: vector and x87 use raises #NM */
-    MODE_EM = 1 << 9,   /* CR0.EM */
-    MODE_MP = 1 << 10,  /* CR0.MP (WAIT) */
+    MODE_LMA = 1 << 6, /* EFER.LMA (long or compatibility) */
+    MODE_TS = 1 << 8,  /* CR0.TS: vector and x87 use raises #NM */
+    MODE_EM = 1 << 9,  /* CR0.EM */
+    MODE_MP = 1 << 10, /* CR0.MP (WAIT) */
     MODE_OSFXSR = 1 << 11,
     MODE_OSXSAVE = 1 << 12,
     MODE_AVX = 1 << 13, /* XCR0 has SSE and AVX */
@@ -246,8 +245,6 @@ enum {
     SOFT_REQ_SIPI = 1 << 4,
     SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries */
     SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
-    SOFT_REQ_RESCAN =
-        1 << 7, /* interrupt window may have opened: re-evaluate after this block */
 };
 
 struct soft_vm {
