@@ -217,7 +217,7 @@ void kvm_probe(struct engine_probe *ret_probe)
     }
     if (!ret_probe->usable) {
         ret_probe->supervisor_insn_per_s = 0;
-        snprintf(ret_probe->why, sizeof(ret_probe->why), "%s", err.text);
+        snprintf(ret_probe->why, sizeof(ret_probe->why), "%.199s", err.text);
     } else if (ret_probe->supervisor_insn_per_s * 10 < ret_probe->user_insn_per_s) {
         snprintf(ret_probe->why, sizeof(ret_probe->why),
                  "supervisor code is emulated: too slow to use, and some instructions fail");

@@ -154,7 +154,7 @@ void soft_probe(struct engine_probe *ret_probe)
     struct err err = {.text = "no memory"};
     *ret_probe = (struct engine_probe){.usable = false};
     if (p == NULL || probe_setup(p, &err) != 0) {
-        snprintf(ret_probe->why, sizeof(ret_probe->why), "%s", err.text);
+        snprintf(ret_probe->why, sizeof(ret_probe->why), "%.199s", err.text);
     } else {
         ret_probe->supervisor_insn_per_s = measure(p, false);
         ret_probe->user_insn_per_s = measure(p, true);
