@@ -140,9 +140,8 @@ static void jc_put(struct scpu *c, uint64_t rip, struct sblock *b)
 static struct sblock *lookup(struct scpu *c, uint64_t rip)
 {
     uint64_t lin = linear_of(c, rip);
-    const struct itlb_entry *e = &c->itlb[(lin >> MEM_PAGE_SHIFT) & (ITLB_SIZE - 1)];
-    if (e->tag != (lin & ~(MEM_PAGE_SIZE - 1)) || e->epoch != c->jc_epoch[lin >> 63] ||
-        e->user != (c->cpl == 3) || e->host == NULL) {
+    const struct itlb_entry *e = soft_itlb_slot(c, lin);
+    if (!soft_itlb_hit(c, e, lin)) {
         return NULL;
     }
     struct sblock *b = find(c->code, e->gpa + (lin & (MEM_PAGE_SIZE - 1)), rip, c->mode);

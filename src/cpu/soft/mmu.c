@@ -458,11 +458,10 @@ int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
 
 const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va)
 {
-    struct itlb_entry *e = &c->itlb[(va >> MEM_PAGE_SHIFT) & (ITLB_SIZE - 1)];
+    struct itlb_entry *e = soft_itlb_slot(c, va);
     uint64_t page = va & ~(MEM_PAGE_SIZE - 1);
     bool user = c->cpl == 3;
-    if (e->tag == page && e->epoch == c->jc_epoch[va >> 63] && e->user == user &&
-        e->host != NULL) {
+    if (soft_itlb_hit(c, e, va)) {
         return e;
     }
     struct xlat x;

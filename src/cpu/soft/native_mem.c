@@ -309,7 +309,8 @@ static void vsib_break(struct scpu *c, const struct insn *in, const struct vsib 
     native_vec_put(c, in->vvvv, v->full, v->mask);
 }
 
-enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
+/* Element by element, so that a fault leaves what was done before it. */
+static enum insn_result vsib_run(struct scpu *c, const struct native_insn *ni, bool load)
 {
     struct vsib v;
     const struct insn *in = &ni->in;
@@ -322,42 +323,28 @@ enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
         if (!(v.k >> i & 1)) {
             continue;
         }
-        uint8_t *to = v.data + (size_t)i * v.data_size;
-        if (vsib_linear(c, in, &v, i, false, &va) != 0 ||
-            soft_lin_read(c, va, to, v.data_size, acc_rights(c)) != 0) {
-            vsib_break(c, in, &v, i, true);
+        uint8_t *element = v.data + (size_t)i * v.data_size;
+        if (vsib_linear(c, in, &v, i, !load, &va) != 0 ||
+            (load ? soft_lin_read(c, va, element, v.data_size, acc_rights(c))
+                  : soft_lin_write(c, va, element, v.data_size, acc_rights(c))) != 0) {
+            vsib_break(c, in, &v, i, load);
             return INSN_EXC;
         }
-        v.some = true;
+        v.some = v.some || load;
         v.k &= ~(UINT64_C(1) << i);
     }
-    vsib_finish(c, in, &v, true);
+    vsib_finish(c, in, &v, load);
     return INSN_NEXT;
+}
+
+enum insn_result native_gather(struct scpu *c, const struct native_insn *ni)
+{
+    return vsib_run(c, ni, true);
 }
 
 enum insn_result native_scatter(struct scpu *c, const struct native_insn *ni)
 {
-    struct vsib v;
-    const struct insn *in = &ni->in;
-    vsib_open(c, ni, &v);
-    if (vsib_undefined(ni, &v)) {
-        return (enum insn_result)soft_raise(c, EXC_UD);
-    }
-    for (unsigned i = 0; i < v.n; i++) {
-        uint64_t va;
-        if (!(v.k >> i & 1)) {
-            continue;
-        }
-        uint8_t *from = v.data + (size_t)i * v.data_size;
-        if (vsib_linear(c, in, &v, i, true, &va) != 0 ||
-            soft_lin_write(c, va, from, v.data_size, acc_rights(c)) != 0) {
-            vsib_break(c, in, &v, i, false);
-            return INSN_EXC;
-        }
-        v.k &= ~(UINT64_C(1) << i);
-    }
-    vsib_finish(c, in, &v, false);
-    return INSN_NEXT;
+    return vsib_run(c, ni, false);
 }
 
 enum insn_result native_movdir64b(struct scpu *c, const struct native_insn *ni)

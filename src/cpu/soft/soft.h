@@ -363,6 +363,15 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va);
 /* Loads PDPTEs from cr3 for PAE paging. Non-zero: #GP raised (reserved bits). */
 int soft_load_pdptes(struct scpu *c, uint64_t cr3);
 
+static inline struct itlb_entry *soft_itlb_slot(struct scpu *c, uint64_t va)
+{
+    return &c->itlb[(va >> MEM_PAGE_SHIFT) & (ITLB_SIZE - 1)];
+}
+static inline bool soft_itlb_hit(const struct scpu *c, const struct itlb_entry *e, uint64_t va)
+{
+    return e->tag == (va & ~(MEM_PAGE_SIZE - 1)) && e->epoch == c->jc_epoch[va >> 63] &&
+           e->user == (c->cpl == 3) && e->host != NULL;
+}
 /* Code page of va for fetches in the current mode: NULL with #PF raised, or with MMIO or
  * ROM-less addresses #GP(0). gpa is that of the page. */
 const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va);
