@@ -10,32 +10,19 @@ import argparse
 import json
 import os
 import select
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/linux"))
-import vm  # noqa: E402
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import common  # noqa: E402
 
 MARK = b"first line of init"
-CMDLINE = "console=ttyS0 quiet panic=-1 rdinit=/mark"
-
-
-def initrd_with_mark(tmp):
-    """The default guest's initrd and a first process that writes a line and ends the VM."""
-    script = os.path.join(tmp, "mark")
-    with open(script, "w", encoding="ascii") as f:
-        f.write(f"#!/bin/sh\necho {MARK.decode()}\nexec poweroff -f\n")
-    os.chmod(script, 0o755)
-    extra = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tmp, check=True,
-                           input=b"mark\n", stdout=subprocess.PIPE).stdout
-    path = os.path.join(tmp, "initrd.img")
-    with open(vm.guest_files()[1], "rb") as f, open(path, "wb") as out:
-        out.write(f.read() + extra)
-    return path
+CMDLINE = common.CMDLINE + " rdinit=/mark"
+# A first process that writes a line and ends the VM.
+SCRIPT = b"#!/bin/sh\necho " + MARK + b"\nexec poweroff -f\n"
 
 
 def seconds_to_mark(argv, limit_s=300):
@@ -61,18 +48,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one object, for machines")
     args = parser.parse_args()
-    qemu = shutil.which("qemu-system-x86_64")
     with tempfile.TemporaryDirectory() as tmp:
-        kernel, _ = vm.guest_files()
-        initrd = initrd_with_mark(tmp)
-        programs = {"viv soft": [vm.VIV, "run", "--engine", "soft", "--memory", "512M", "--net",
-                                 "none", "--kernel", kernel, "--initrd", initrd, "--cmdline",
-                                 CMDLINE]}
-        if qemu:
-            programs["qemu tcg"] = [qemu, "-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", "512",
-                                    "-smp", "1", "-nodefaults", "-nographic", "-no-reboot",
-                                    "-serial", "stdio", "-kernel", kernel, "-initrd", initrd,
-                                    "-append", CMDLINE]
+        initrd = common.initrd_with(tmp, {"mark": SCRIPT})
+        programs = {"viv soft": common.viv_argv(initrd, CMDLINE),
+                    "qemu tcg": common.qemu_argv(initrd, CMDLINE)}
+        programs = {name: argv for name, argv in programs.items() if argv}
         times = {name: [] for name in programs}
         for _ in range(args.rounds):
             for name, argv in programs.items():
@@ -87,7 +67,7 @@ def main():
     print(f"boot of the stock kernel to the first line of init, median of {args.rounds}")
     for name, t in times.items():
         print(f"  {name:10} {medians[name]:6.2f} s   ({min(t):.2f} to {max(t):.2f})")
-    if qemu:
+    if "qemu tcg" in programs:
         print(f"  ratio viv / qemu {medians['viv soft'] / medians['qemu tcg']:.2f}")
 
 
