@@ -475,6 +475,7 @@ int cpu_model_build(struct cpu_model *ret_model, const struct cpuid_source *src,
     ret_model->is_amd = is_vendor(leaf0, "AuthenticAMD") || is_vendor(leaf0, "HygonGenuine");
     read_address_sizes(&b);
     build_leaves(&b, leaf0);
+    ret_model->has_1g_pages = cpu_model_has(ret_model, 0x80000001u, 0, EDX, 26);
     if (ret_model->n_leaves == CPU_MODEL_MAX_LEAVES) {
         return ERR(err, INTERNAL, ENOSPC, "the CPU model has more than %d CPUID leaves",
                    CPU_MODEL_MAX_LEAVES);

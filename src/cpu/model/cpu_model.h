@@ -25,6 +25,7 @@ struct cpu_model {
     unsigned phys_bits, lin_bits;
     uint64_t tsc_khz;
     bool is_amd; /* vendor behaviour: SYSRET, SYSENTER in long mode, segment loads */
+    bool has_1g_pages;
     bool soft;   /* made for the software engine */
 };
 

@@ -21,9 +21,23 @@ struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa)
     return NULL;
 }
 
-static uint8_t *host_of(struct scpu *c, uint64_t gpa)
+/* The same, beginning with the slot that this vCPU used last. */
+static inline struct soft_slot *slot_of(struct scpu *c, uint64_t gpa)
 {
-    struct soft_slot *s = soft_find_slot(c->vm, gpa);
+    struct soft_slot *s = &c->vm->slots[c->slot_hint];
+    if (likely(gpa - s->slot.base.v < s->slot.size_bytes && c->slot_hint < c->vm->n_slots)) {
+        return s;
+    }
+    s = soft_find_slot(c->vm, gpa);
+    if (s != NULL) {
+        c->slot_hint = (unsigned)(s - c->vm->slots);
+    }
+    return s;
+}
+
+static inline uint8_t *host_of(struct scpu *c, uint64_t gpa)
+{
+    struct soft_slot *s = slot_of(c, gpa);
     return s != NULL ? s->slot.host + (gpa - s->slot.base.v) : NULL;
 }
 
@@ -56,13 +70,14 @@ struct paging_mode {
     unsigned levels, entry_bytes;
     uint8_t shift[5]; /* by level, root first */
     uint8_t bits;     /* index bits of a level */
+    bool keeps_pde;   /* walks end in c->pde */
 };
-static const struct paging_mode paging_32 = {2, 4, {22, 12}, 10};
-static const struct paging_mode paging_pae = {2, 8, {21, 12}, 9}; /* below the PDPTEs */
-static const struct paging_mode paging_4l = {4, 8, {39, 30, 21, 12}, 9};
-static const struct paging_mode paging_5l = {5, 8, {48, 39, 30, 21, 12}, 9};
+static const struct paging_mode paging_32 = {2, 4, {22, 12}, 10, false};
+static const struct paging_mode paging_pae = {2, 8, {21, 12}, 9, false}; /* below the PDPTEs */
+static const struct paging_mode paging_4l = {4, 8, {39, 30, 21, 12}, 9, true};
+static const struct paging_mode paging_5l = {5, 8, {48, 39, 30, 21, 12}, 9, false};
 
-static uint64_t entry_read(const uint8_t *p, unsigned bytes)
+static inline uint64_t entry_read(const uint8_t *p, unsigned bytes)
 {
     return bytes == 4 ? __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_RELAXED)
                       : __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
@@ -72,9 +87,9 @@ static uint64_t entry_read(const uint8_t *p, unsigned bytes)
 static bool entry_update(struct scpu *c, uint8_t *p, uint64_t gpa, unsigned bytes, uint64_t old,
                          uint64_t new)
 {
-    struct soft_slot *s = soft_find_slot(c->vm, gpa);
+    struct soft_slot *s = slot_of(c, gpa);
     bool ok;
-    if (s->slot.kind == MEM_ROM) {
+    if (s == NULL || s->slot.kind == MEM_ROM) {
         return true;
     }
     if (bytes == 4) {
@@ -98,8 +113,8 @@ static bool entry_update(struct scpu *c, uint8_t *p, uint64_t gpa, unsigned byte
 }
 
 /* Bits that must be zero in an entry at this level (shift), leaf or not. */
-static uint64_t reserved_bits(const struct scpu *c, const struct paging_mode *pm,
-                              unsigned shift, uint64_t entry)
+static inline uint64_t reserved_bits(const struct scpu *c, const struct paging_mode *pm,
+                                     unsigned shift, uint64_t entry)
 {
     uint64_t rsvd;
     if (pm->entry_bytes == 4) {
@@ -116,7 +131,7 @@ static uint64_t reserved_bits(const struct scpu *c, const struct paging_mode *pm
     if (shift >= 39 && (entry & PTE_PS)) {
         rsvd |= PTE_PS;
     } else if (shift > 12 && (entry & PTE_PS)) {
-        if (shift == 30 && !cpu_model_has(c->vm->model, 0x80000001, 0, 3, 26)) {
+        if (shift == 30 && !c->vm->model->has_1g_pages) {
             rsvd |= PTE_PS;
         }
         rsvd |= ((UINT64_C(1) << shift) - 1) & ~UINT64_C(0x1fff); /* bit 12 is PAT */
@@ -124,8 +139,8 @@ static uint64_t reserved_bits(const struct scpu *c, const struct paging_mode *pm
     return rsvd;
 }
 
-static bool is_leaf(const struct scpu *c, const struct paging_mode *pm, unsigned shift,
-                    uint64_t entry)
+static inline bool is_leaf(const struct scpu *c, const struct paging_mode *pm, unsigned shift,
+                           uint64_t entry)
 {
     if (shift == 12) {
         return true;
@@ -167,17 +182,39 @@ static uint32_t not_present(const struct scpu *c, const struct walk *w, uint32_t
     return error | ((w->acc & ACC_EXEC) && fetch_bit ? PF_I : 0);
 }
 
-/* One pass over the tables. 0: done; 1: fault, w->error set; 2: an entry changed, walk again.
- */
-static int walk_once(struct scpu *c, struct walk *w, const struct paging_mode *pm,
-                     uint64_t table, bool can_write, bool can_user)
+/* Where a walk is: the table to look into next and what the entries above it allow. */
+struct walk_at {
+    unsigned level;
+    uint64_t table;
+    bool can_write, can_user, nx;
+};
+
+/* Keeps where the last level of va's walk begins: what the processor calls a paging-structure
+ * cache. It dies with every TLB flush (SDM vol. 3A 4.10.3), INVLPG of any address included. */
+static inline void pde_put(struct scpu *c, uint64_t va, const struct walk_at *at)
 {
-    bool nx = false;
-    for (unsigned level = 0; level < pm->levels; level++) {
-        unsigned shift = pm->shift[level];
-        uint64_t index = (w->va >> shift) & ((1u << pm->bits) - 1);
-        uint64_t at = table + index * pm->entry_bytes;
-        uint8_t *p = host_of(c, at);
+    uint8_t *host = host_of(c, at->table);
+    if (host != NULL) {
+        c->pde[(va >> 21) & (PDE_CACHE_SIZE - 1)] = (struct pde_entry){.key = (va >> 21) + 1,
+                                                                       .epoch = c->pde_epoch,
+                                                                       .table = at->table,
+                                                                       .host = host,
+                                                                       .write = at->can_write,
+                                                                       .user = at->can_user,
+                                                                       .nx = at->nx};
+    }
+}
+
+/* One pass over the tables. 0: done; 1: fault, w->error set; 2: an entry changed, walk again.
+ * Inline: the mode is a constant where it matters. */
+static inline __attribute__((always_inline)) int walk_once(struct scpu *c, struct walk *w,
+                                                           const struct paging_mode *pm,
+                                                           struct walk_at at, uint8_t *host)
+{
+    for (;; at.level++) {
+        unsigned shift = pm->shift[at.level];
+        uint64_t off = ((w->va >> shift) & ((1u << pm->bits) - 1)) * pm->entry_bytes;
+        uint8_t *p = host != NULL ? host + off : host_of(c, at.table + off);
         uint64_t e = p != NULL ? entry_read(p, pm->entry_bytes) : UINT64_MAX;
         if (!(e & PTE_P)) {
             w->error = not_present(c, w, 0);
@@ -187,18 +224,18 @@ static int walk_once(struct scpu *c, struct walk *w, const struct paging_mode *p
             w->error = not_present(c, w, PF_P | PF_RSVD);
             return 1;
         }
-        can_write = can_write && (e & PTE_W);
-        can_user = can_user && (e & PTE_U);
-        nx = nx || (pm->entry_bytes == 8 && (e & PTE_NX));
+        at.can_write = at.can_write && (e & PTE_W);
+        at.can_user = at.can_user && (e & PTE_U);
+        at.nx = at.nx || (pm->entry_bytes == 8 && (e & PTE_NX));
         bool leaf = is_leaf(c, pm, shift, e);
         if (leaf) {
-            w->error = check_rights(c, w, can_write, can_user, nx);
+            w->error = check_rights(c, w, at.can_write, at.can_user, at.nx);
             if (w->error != 0) {
                 return 1;
             }
         }
         uint64_t want = e | PTE_A | (leaf && (w->acc & ACC_WRITE) ? PTE_D : 0);
-        if (want != e && !entry_update(c, p, at, pm->entry_bytes, e, want)) {
+        if (want != e && !entry_update(c, p, at.table + off, pm->entry_bytes, e, want)) {
             return 2;
         }
         if (leaf) {
@@ -210,15 +247,61 @@ static int walk_once(struct scpu *c, struct walk *w, const struct paging_mode *p
             w->shift = shift;
             w->global = (e & PTE_G) && (c->cr4 & CR4_PGE);
             w->writable =
-                (want & PTE_D) && (can_write || (w->idx != MMU_USER && !(c->cr0 & CR0_WP)));
+                (want & PTE_D) && (at.can_write || (w->idx != MMU_USER && !(c->cr0 & CR0_WP)));
             return 0;
         }
-        table = e & PTE_ADDR;
+        at.table = e & PTE_ADDR;
         if (pm->entry_bytes == 4) {
-            table = (uint32_t)table;
+            at.table = (uint32_t)at.table;
+        }
+        if (pm->keeps_pde && shift == 21) {
+            struct walk_at below = at;
+            below.level++;
+            pde_put(c, w->va, &below);
         }
     }
-    return 1;
+}
+
+static const struct walk_at walk_top = {.can_write = true, .can_user = true};
+
+static int walk_long(struct scpu *c, struct walk *w)
+{
+    const struct pde_entry *pde = &c->pde[(w->va >> 21) & (PDE_CACHE_SIZE - 1)];
+    struct walk_at at = walk_top;
+    if (pde->key == (w->va >> 21) + 1 && pde->epoch == c->pde_epoch) {
+        at = (struct walk_at){.level = 3,
+                              .table = pde->table,
+                              .can_write = pde->write,
+                              .can_user = pde->user,
+                              .nx = pde->nx};
+        if (walk_once(c, w, &paging_4l, at, pde->host) == 0) {
+            return 0;
+        }
+        /* What faults may have been allowed in memory since: there is no stale fault here. */
+        at = walk_top;
+    }
+    at.table = c->cr3 & PTE_ADDR;
+    return walk_once(c, w, &paging_4l, at, NULL);
+}
+
+static int walk_other(struct scpu *c, struct walk *w)
+{
+    struct walk_at at = walk_top;
+    if (c->efer & EFER_LMA) {
+        at.table = c->cr3 & PTE_ADDR;
+        return walk_once(c, w, &paging_5l, at, NULL);
+    }
+    if (c->cr4 & CR4_PAE) {
+        uint64_t pdpte = c->pdpte[(w->va >> 30) & 3];
+        if (!(pdpte & PTE_P)) {
+            w->error = not_present(c, w, 0);
+            return 1;
+        }
+        at.table = pdpte & PTE_ADDR;
+        return walk_once(c, w, &paging_pae, at, NULL);
+    }
+    at.table = c->cr3 & 0xfffff000u;
+    return walk_once(c, w, &paging_32, at, NULL);
 }
 
 static int walk(struct scpu *c, struct walk *w)
@@ -230,21 +313,10 @@ static int walk(struct scpu *c, struct walk *w)
         w->writable = true;
         return 0;
     }
+    bool four = (c->efer & EFER_LMA) && !(c->cr4 & CR4_LA57);
     int r;
     do {
-        if (c->efer & EFER_LMA) {
-            bool la57 = (c->cr4 & CR4_LA57) != 0;
-            r = walk_once(c, w, la57 ? &paging_5l : &paging_4l, c->cr3 & PTE_ADDR, true, true);
-        } else if (c->cr4 & CR4_PAE) {
-            uint64_t pdpte = c->pdpte[(w->va >> 30) & 3];
-            if (!(pdpte & PTE_P)) {
-                w->error = not_present(c, w, 0);
-                return 1;
-            }
-            r = walk_once(c, w, &paging_pae, pdpte & PTE_ADDR, true, true);
-        } else {
-            r = walk_once(c, w, &paging_32, c->cr3 & 0xfffff000u, true, true);
-        }
+        r = four ? walk_long(c, w) : walk_other(c, w);
     } while (r == 2);
     return r;
 }
@@ -299,6 +371,8 @@ static void mmu_fill_write(struct scpu *c, const struct walk *w, const struct xl
     if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
         return;
     }
+    /* Before the entry is there: soft_code_settle need not look for one where this is 0. */
+    atomic_store_explicit(&x->page->had_writer, 1, memory_order_relaxed);
     tlb_fill(c, w, TLB_W, x->host);
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
@@ -307,35 +381,88 @@ static void mmu_fill_write(struct scpu *c, const struct walk *w, const struct xl
     }
 }
 
+/* ---- large pages ---- */
+
+static bool in_large(const struct large_range *r, uint64_t va)
+{
+    return ((va ^ r->base) & r->mask) == 0;
+}
+
+/* How many address bits one range needs to hold both. */
+static unsigned joined_bits(const struct large_range *a, const struct large_range *b)
+{
+    uint64_t differ = (a->base ^ b->base) | ~a->mask | ~b->mask;
+    return differ == 0 ? 0 : 64 - (unsigned)__builtin_clzll(differ);
+}
+
+static void join(struct large_range *into, const struct large_range *other)
+{
+    unsigned bits = joined_bits(into, other);
+    into->mask = bits >= 64 ? 0 : ~UINT64_C(0) << bits;
+    into->base &= into->mask;
+    into->shift = MAX(into->shift, other->shift);
+    into->global |= other->global;
+}
+
+/* Joins the two ranges of the full list that lie closest. */
+static void join_closest(struct scpu *c)
+{
+    unsigned best = 65, a = 0, b = 1;
+    for (unsigned i = 0; i < LARGE_RANGES; i++) {
+        for (unsigned k = i + 1; k < LARGE_RANGES; k++) {
+            unsigned bits = joined_bits(&c->large[i], &c->large[k]);
+            if (bits < best) {
+                best = bits;
+                a = i;
+                b = k;
+            }
+        }
+    }
+    join(&c->large[a], &c->large[b]);
+    c->large[b] = c->large[--c->n_large];
+}
+
+/*
+ * Remembers that an entry came from a large page, since INVLPG of any address in it has to drop
+ * all of its entries. The ranges are of 1 GiB and more, so that a few are enough.
+ */
+#define LARGE_RANGE_BITS 30
 static void note_large(struct scpu *c, const struct walk *w)
 {
     if (w->shift <= 12) {
         return;
     }
-    unsigned half = (unsigned)(w->va >> 63);
-    uint64_t mask = ~((UINT64_C(1) << w->shift) - 1);
-    if (!c->large[half].any) {
-        c->large[half].any = true;
-        c->large[half].mask = mask;
-        c->large[half].base = w->va & mask;
-        return;
+    for (unsigned i = 0; i < c->n_large; i++) {
+        if (in_large(&c->large[i], w->va)) {
+            c->large[i].shift = MAX(c->large[i].shift, (uint8_t)w->shift);
+            c->large[i].global |= w->global;
+            return;
+        }
     }
-    mask &= c->large[half].mask;
-    while (((c->large[half].base ^ w->va) & mask) != 0) {
-        mask <<= 1;
+    if (c->n_large == LARGE_RANGES) {
+        join_closest(c);
     }
-    c->large[half].mask = mask;
-    c->large[half].base &= mask;
+    uint64_t mask = ~UINT64_C(0) << LARGE_RANGE_BITS;
+    c->large[c->n_large++] = (struct large_range){
+        .base = w->va & mask, .mask = mask, .shift = (uint8_t)w->shift, .global = w->global};
+}
+
+/* ---- flushes ---- */
+
+static void drop_all(struct scpu *c)
+{
+    struct tlb_entry *all = &c->tlb[0][0][0];
+    for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
+        tlb_drop(&all[i], i & (TLB_SIZE - 1));
+    }
+    c->tlb_log[0].n = c->tlb_log[1].n = 0;
 }
 
 static void drop_logged(struct scpu *c, struct tlb_log *log)
 {
     struct tlb_entry *all = &c->tlb[0][0][0];
     if (log->n == TLB_LOG_MAX) {
-        for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
-            tlb_drop(&all[i], i & (TLB_SIZE - 1));
-        }
-        c->tlb_log[0].n = c->tlb_log[1].n = 0;
+        drop_all(c);
         return;
     }
     for (unsigned i = 0; i < log->n; i++) {
@@ -344,14 +471,48 @@ static void drop_logged(struct scpu *c, struct tlb_log *log)
     log->n = 0;
 }
 
+/* Drops the entries that agree with va in all bits above shift. */
+static void drop_region(struct scpu *c, uint64_t va, unsigned shift)
+{
+    struct tlb_entry *all = &c->tlb[0][0][0];
+    for (unsigned l = 0; l < ARRAY_LEN(c->tlb_log); l++) {
+        const struct tlb_log *log = &c->tlb_log[l];
+        if (log->n == TLB_LOG_MAX) {
+            drop_all(c);
+            return;
+        }
+        for (unsigned i = 0; i < log->n; i++) {
+            unsigned index = log->slot[i] & (TLB_SIZE - 1);
+            struct tlb_entry *e = &all[log->slot[i]];
+            if (((e->tag ^ va) >> shift) == 0 && e->tag != TLB_INVALID(index)) {
+                tlb_drop(e, index);
+            }
+        }
+    }
+}
+
+/* Code of one half of the address space: what found it by linear address starts afresh. */
+static void drop_code(struct scpu *c, unsigned half)
+{
+    c->jc_epoch[half]++;
+    __builtin_memset(c->code_pages[half], 0, sizeof(c->code_pages[half]));
+}
+
 void soft_tlb_flush_nonglobal(struct scpu *c)
 {
     c->stats.tlb_flushes++;
+    c->pde_epoch++;
     drop_logged(c, &c->tlb_log[0]);
-    c->large[0].any = false;
-    c->jc_epoch[0]++;
+    for (unsigned i = 0; i < c->n_large;) {
+        if (c->large[i].global) {
+            i++;
+        } else {
+            c->large[i] = c->large[--c->n_large];
+        }
+    }
+    drop_code(c, 0);
     if (c->upper_nonglobal) {
-        c->jc_epoch[1]++;
+        drop_code(c, 1);
         c->upper_nonglobal = false;
     }
 }
@@ -359,23 +520,28 @@ void soft_tlb_flush_nonglobal(struct scpu *c)
 void soft_tlb_flush_all(struct scpu *c)
 {
     c->stats.tlb_flushes++;
+    c->pde_epoch++;
     drop_logged(c, &c->tlb_log[0]);
     drop_logged(c, &c->tlb_log[1]);
-    c->large[0].any = c->large[1].any = false;
-    c->jc_epoch[0]++;
-    c->jc_epoch[1]++;
+    c->n_large = 0;
+    drop_code(c, 0);
+    drop_code(c, 1);
     c->upper_nonglobal = false;
 }
 
 void soft_tlb_flush_page(struct scpu *c, uint64_t va)
 {
-    unsigned half = (unsigned)(va >> 63),
-             index = (unsigned)(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
-    if (c->large[half].any && ((va ^ c->large[half].base) & c->large[half].mask) == 0) {
-        soft_tlb_flush_all(c);
-        return;
-    }
+    unsigned half = (unsigned)(va >> 63);
     c->stats.tlb_flushes++;
+    c->pde_epoch++;
+    for (unsigned i = 0; i < c->n_large; i++) {
+        if (in_large(&c->large[i], va)) {
+            drop_region(c, va, c->large[i].shift);
+            drop_code(c, half);
+            return;
+        }
+    }
+    unsigned index = (unsigned)(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
     for (unsigned m = 0; m < MMU_NIDX; m++) {
         for (unsigned k = 0; k < TLB_NKIND; k++) {
             struct tlb_entry *e = &c->tlb[m][k][index];
@@ -384,14 +550,29 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va)
             }
         }
     }
-    c->jc_epoch[half]++;
+    if (soft_code_page_bit(c, va, false)) {
+        drop_code(c, half);
+    }
 }
 
+/* Write entries that are logged; all, when a log has overflowed. */
 void soft_tlb_drop_writes(struct scpu *c)
 {
-    for (unsigned m = 0; m < MMU_NIDX; m++) {
-        for (unsigned i = 0; i < TLB_SIZE; i++) {
-            tlb_drop(&c->tlb[m][TLB_W][i], i);
+    struct tlb_entry *all = &c->tlb[0][0][0];
+    for (unsigned l = 0; l < ARRAY_LEN(c->tlb_log); l++) {
+        const struct tlb_log *log = &c->tlb_log[l];
+        if (log->n == TLB_LOG_MAX) {
+            for (unsigned m = 0; m < MMU_NIDX; m++) {
+                for (unsigned i = 0; i < TLB_SIZE; i++) {
+                    tlb_drop(&c->tlb[m][TLB_W][i], i);
+                }
+            }
+            return;
+        }
+        for (unsigned i = 0; i < log->n; i++) {
+            if (log->slot[i] / TLB_SIZE % TLB_NKIND == TLB_W) {
+                tlb_drop(&all[log->slot[i]], log->slot[i] & (TLB_SIZE - 1));
+            }
         }
     }
 }
@@ -426,7 +607,7 @@ int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
     if (walk(c, &w) != 0) {
         return (acc & ACC_QUIET) ? INSN_EXC : soft_raise_pf(c, va, w.error);
     }
-    struct soft_slot *s = soft_find_slot(c->vm, w.gpa);
+    struct soft_slot *s = slot_of(c, w.gpa);
     ret->gpa = w.gpa;
     ret->slot = s;
     ret->host = NULL;
@@ -440,6 +621,8 @@ int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
         if ((va >> 63) && !w.global) {
             c->upper_nonglobal = true;
         }
+        note_large(c, &w);
+        soft_code_page_bit(c, va, true);
         return 0;
     }
     note_large(c, &w);

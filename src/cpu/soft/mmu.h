@@ -28,3 +28,15 @@ static inline enum mmu_index mmu_index_of(const struct scpu *c, unsigned acc)
  */
 #define ACC_QUIET 32u
 int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret);
+
+/* Whether va's page is in the set of its half that code may be found in; adds it. */
+static inline bool soft_code_page_bit(struct scpu *c, uint64_t va, bool add)
+{
+    uint64_t bit = ((va >> MEM_PAGE_SHIFT) ^ (va >> 23)) & (CODE_PAGE_BITS - 1);
+    uint64_t *word = &c->code_pages[va >> 63][bit >> 6];
+    bool was = (*word >> (bit & 63)) & 1;
+    if (add) {
+        *word |= UINT64_C(1) << (bit & 63);
+    }
+    return was;
+}

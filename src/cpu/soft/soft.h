@@ -99,6 +99,27 @@ struct tlb_log {
     uint16_t slot[TLB_LOG_MAX]; /* (mmu * TLB_NKIND + kind) * TLB_SIZE + index */
 };
 
+/* Where the last level of a four-level walk begins, by 2 MiB of linear address. */
+#define PDE_CACHE_SIZE 64
+struct pde_entry {
+    uint64_t key;   /* va >> 21, plus 1 */
+    uint64_t epoch; /* of scpu.pde_epoch */
+    uint64_t table; /* guest-physical, and where it is */
+    uint8_t *host;
+    bool write, user, nx; /* what the entries above allow */
+};
+
+/* Linear addresses in which there are large pages of at most this size. */
+#define LARGE_RANGES 8
+struct large_range {
+    uint64_t base, mask;
+    uint8_t shift;
+    bool global; /* some of them are global */
+};
+
+/* Hash set of pages: INVLPG of a page that is not in it leaves the look-ups of code alone. */
+#define CODE_PAGE_BITS 2048
+
 /* Instruction-side TLB: page of code to host memory. Valid while its half's epoch is current.
  */
 #define ITLB_SIZE 256
@@ -116,6 +137,7 @@ struct soft_page {
     _Atomic uint32_t gen;      /* changes when code in it was overwritten; odd while it does */
     _Atomic uint32_t has_code; /* enum soft_code_mark: not 0, writes take the slow path */
     _Atomic uint64_t lines;    /* 64-byte lines that decoded code covers */
+    _Atomic uint32_t had_writer; /* 0: no vCPU has a write entry for it */
 };
 
 /* MARKING: a vCPU is about to decode from the page but others may still have write entries. */
@@ -215,11 +237,13 @@ struct scpu {
     struct code_cache *code; /* blocks: block.c */
     struct tlb_entry tlb[MMU_NIDX][TLB_NKIND][TLB_SIZE];
     struct tlb_log tlb_log[2]; /* entries of ordinary and of global pages */
-    struct {
-        bool any;
-        uint64_t base, mask;
-    } large[2]; /* lower, upper half: a range that holds every large page in the TLB */
+    struct pde_entry pde[PDE_CACHE_SIZE];
+    uint64_t pde_epoch;
+    struct large_range large[LARGE_RANGES]; /* together they hold every large page in use */
+    unsigned n_large;
+    unsigned slot_hint;   /* index of the memory slot used last */
     bool upper_nonglobal; /* code of the upper half ran from pages that are not global */
+    uint64_t code_pages[2][CODE_PAGE_BITS / 64]; /* by half: pages code was fetched from */
     struct itlb_entry itlb[ITLB_SIZE];
 
     /* Shared: requests from other threads. */

@@ -84,9 +84,25 @@ static bool has_write_entry(struct scpu *o, const uint8_t *host)
     return false;
 }
 
+/* The page at host. */
+static struct soft_page *page_at(struct soft_vm *vm, const uint8_t *host)
+{
+    for (unsigned i = 0; i < vm->n_slots; i++) {
+        uint64_t off = (uint64_t)(host - vm->slots[i].slot.host);
+        if (off < vm->slots[i].slot.size_bytes) {
+            return &vm->slots[i].pages[off >> MEM_PAGE_SHIFT];
+        }
+    }
+    return NULL;
+}
+
 void soft_code_settle(struct scpu *c, const uint8_t *host)
 {
     struct soft_vm *vm = c->vm;
+    struct soft_page *page = page_at(vm, host);
+    if (page != NULL && !atomic_load_explicit(&page->had_writer, memory_order_seq_cst)) {
+        return; /* who makes an entry after this look sees the page's mark: mmu_fill_write */
+    }
     if (has_write_entry(c, host)) {
         soft_tlb_drop_writes(c);
     }
@@ -101,5 +117,8 @@ void soft_code_settle(struct scpu *c, const uint8_t *host)
             sched_yield();
         }
         soft_guest_enter(c);
+    }
+    if (page != NULL) {
+        atomic_store_explicit(&page->had_writer, 0, memory_order_relaxed);
     }
 }
