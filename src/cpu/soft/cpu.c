@@ -274,6 +274,7 @@ static void run_block(struct scpu *c)
     }
     if (c->stop_result == INSN_REPEAT) {
         c->sysflags |= rf;
+        c->pending_db |= tf ? DR6_BS : 0; /* each turn of a REP traps */
         return;
     }
     if (c->step_rule == STEP_TF_AFTER
