@@ -374,6 +374,7 @@ static void add_extended(struct build *b)
     r[EDX] = h[EDX];
     add_leaf(b, 0x80000000u, -1, r);
 
+    b->m->at_extended = b->m->n_leaves;
     struct cpuid_leaf *l = add_features(b, 0x80000001u, -1);
     host_cpuid(b, 0x80000001u, 0, h);
     l->eax = h[EAX];

@@ -20,6 +20,7 @@ struct cpuid_leaf {
 struct cpu_model {
     struct cpuid_leaf leaves[CPU_MODEL_MAX_LEAVES];
     unsigned n_leaves;
+    unsigned at_extended; /* index of leaf 8000_0001 */
     uint64_t xcr0_mask; /* XSAVE components the guest may enable */
     uint32_t xsave_bytes;
     unsigned phys_bits, lin_bits;

@@ -12,11 +12,22 @@
 #define CPUID_APIC    (1u << 9)
 #define CPUID_OSXSAVE (1u << 27)
 
+static bool is_it(const struct cpuid_leaf *l, uint32_t leaf, uint32_t subleaf)
+{
+    return l->leaf == leaf && (!l->has_subleaf || l->subleaf == subleaf);
+}
+
 static const struct cpuid_leaf *find(const struct cpu_model *m, uint32_t leaf, uint32_t subleaf)
 {
+    /* The leaves that instructions ask for all the time, where cpu_model_build puts them. */
+    unsigned guess = leaf == 1 ? 1 : leaf == 7 ? 2 : leaf == 0x80000001u ? m->at_extended : 0;
+
+    if (guess < m->n_leaves && is_it(&m->leaves[guess], leaf, subleaf)) {
+        return &m->leaves[guess];
+    }
     for (unsigned i = 0; i < m->n_leaves; i++) {
         const struct cpuid_leaf *l = &m->leaves[i];
-        if (l->leaf == leaf && (!l->has_subleaf || l->subleaf == subleaf)) {
+        if (is_it(l, leaf, subleaf)) {
             return l;
         }
     }

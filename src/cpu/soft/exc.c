@@ -8,6 +8,7 @@
  */
 #include "cpu/soft/exc.h"
 
+#include "cpu/soft/mode.h"
 #include "cpu/soft/seg.h"
 
 #define DR6_TRAP_BITS 0xfu
@@ -234,7 +235,7 @@ static void enter_handler(struct scpu *c, const struct entry *e)
         c->seg[X86_SS] = e->st.ss;
     }
     seg_enter_code(c, &e->code, e->cpl);
-    soft_set_rflags(c, soft_get_rflags(c) & ~clear);
+    mode_set_rflags(c, soft_get_rflags(c) & ~clear);
 }
 
 static int deliver_task(struct scpu *c, const struct event *ev, uint16_t tss_sel)
@@ -245,11 +246,86 @@ static int deliver_task(struct scpu *c, const struct event *ev, uint16_t tss_sel
     return ev->has_error ? soft_push(c, c->tr.attr & 8 ? 4 : 2, ev->error) : 0;
 }
 
+/* What a descriptor of 64-bit code is made of, and how the one for privilege 0 looks: accessed,
+ * not conforming. */
+#define CODE64_BITS (DESC_P | DESC_S | 0xc00u | 0x6000u | DESC_L | DESC_DB | DESC_A)
+#define CODE64_DPL0 (DESC_P | DESC_S | 0x800u | DESC_L | DESC_A)
+
+/* The stack pointer that an event from 64-bit code starts with. */
+static bool fast_stack(struct scpu *c, unsigned ist, uint64_t *ret_sp)
+{
+    if (c->cpl == 0 && ist == 0) {
+        *ret_sp = c->gpr[X86_RSP] & ~UINT64_C(15);
+        return true;
+    }
+    uint32_t off = ist ? ist * 8 + 28 : 4;
+    const void *p;
+    if (off + 7 > c->tr.limit || (p = mode_sys_ptr(c, TLB_R, c->tr.base + off, 8)) == NULL) {
+        return false;
+    }
+    *ret_sp = mode_load(p) & ~UINT64_C(15);
+    return true;
+}
+
+/*
+ * The common case: from 64-bit code to 64-bit code of privilege 0, with everything that is read
+ * and written in the TLB. false: nothing happened, deliver the long way.
+ */
+static bool deliver_fast(struct scpu *c, const struct event *ev)
+{
+    if ((c->mode & (MODE_64 | MODE_STEP)) != MODE_64 || (c->cpl != 0 && c->cpl != 3) ||
+        ev->vector * 16u + 15 > c->idtr.limit) {
+        return false;
+    }
+    const uint64_t *gate = mode_sys_ptr(c, TLB_R, c->idtr.base + ev->vector * 16u, 16);
+    uint64_t raw, sp;
+    if (gate == NULL) {
+        return false;
+    }
+    uint64_t low = mode_load(&gate[0]), high = mode_load(&gate[1]);
+    /* Present interrupt or trap gate; its DPL counts for INT n. */
+    if (((low >> 40) & 0x9e) != 0x8e || (ev->soft && ((low >> 45) & 3) < c->cpl) ||
+        !mode_gdt_entry(c, (uint16_t)(low >> 16), &raw) ||
+        ((raw >> 32) & CODE64_BITS) != CODE64_DPL0 ||
+        !fast_stack(c, (unsigned)(low >> 32) & 7, &sp)) {
+        return false;
+    }
+    uint64_t rip = (low & 0xffff) | (low >> 32 & 0xffff0000u) | high << 32;
+    unsigned n = ev->has_error ? 6 : 5;
+    uint64_t *frame = mode_sys_ptr(c, TLB_W, sp - n * 8, n * 8);
+    if (frame == NULL || !soft_canonical(c, rip)) {
+        return false;
+    }
+    uint64_t clear = FL_TF | FL_NT | FL_VM | FL_RF | ((low >> 40) & 1 ? 0 : FL_IF);
+    uint64_t *f = frame;
+    if (ev->has_error) {
+        *f++ = ev->error;
+    }
+    f[0] = ev->rip;
+    f[1] = c->seg[X86_CS].sel;
+    f[2] = ev->rflags;
+    f[3] = c->gpr[X86_RSP];
+    f[4] = c->seg[X86_SS].sel;
+    c->gpr[X86_RSP] = sp - n * 8;
+    if (c->cpl != 0) {
+        seg_set_null(&c->seg[X86_SS], 0);
+    }
+    seg_from_desc(&c->seg[X86_CS], (uint16_t)((low >> 16) & 0xfffc),
+                  (struct seg_desc){.lo = (uint32_t)raw, .hi = (uint32_t)(raw >> 32)});
+    c->rip = rip;
+    c->cpl = 0;
+    mode_set_rflags(c, soft_get_rflags(c) & ~clear);
+    return true;
+}
+
 static int deliver(struct scpu *c, const struct event *ev)
 {
     struct gate g = {0};
     struct entry e;
 
+    if (deliver_fast(c, ev)) {
+        return 0;
+    }
     if (!(c->cr0 & CR0_PE)) {
         return deliver_real(c, ev);
     }

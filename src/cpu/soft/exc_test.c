@@ -7,6 +7,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -73,6 +74,74 @@ static void trap_gate_keeps_if_and_16_bit_gate_pushes_words(void **state)
     assert_int_equal(f->c.rip, 0x4000);
     assert_int_equal(f->c.gpr[X86_RSP], FAKE_STACK - 6);
     assert_true(f->c.sysflags & FL_IF);
+}
+
+static uint32_t draw(uint32_t *seed, uint32_t below)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (*seed >> 8) % below;
+}
+
+/* One of the many things that can be wrong with, or unusual about, a gate and where it leads.
+ */
+static void disturb(struct fake *f, uint32_t *seed)
+{
+    switch (draw(seed, 9)) {
+    case 0:
+        f->mem[FAKE_IDT + 0x30 * 16 + draw(seed, 16)] ^= (uint8_t)(1u << draw(seed, 8));
+        break;
+    case 1:
+        f->mem[FAKE_GDT + SEL_CODE0 + draw(seed, 8)] ^= (uint8_t)(1u << draw(seed, 8));
+        break;
+    case 2: f->c.gdtr.limit = (uint16_t)draw(seed, 32); break;
+    case 3: f->c.idtr.limit = (uint16_t)(0x2f8 + draw(seed, 32)); break;
+    case 4: f->c.tr.limit = draw(seed, 0x40); break;
+    case 5: f->mem[FAKE_TSS + 4 + draw(seed, 8)] ^= (uint8_t)(1u << draw(seed, 8)); break;
+    case 6: f->c.gpr[X86_RSP] = 0x8000 - draw(seed, 64); break;
+    case 7: f->c.gpr[X86_RSP] = UINT64_C(0x0000800000000000) - draw(seed, 64); break;
+    case 8: fake_put(f, FAKE_IDT + 0x30 * 16 + 4, draw(seed, 8), 1); break;
+    }
+}
+
+/* Delivery by entries of the TLB does what delivery by checked accesses does. */
+static void fast_delivery_is_the_slow_one(void **state)
+{
+    struct fake *slow = *state;
+    uint32_t seed = 1;
+    unsigned delivered = 0;
+
+    for (unsigned i = 0; i < 1000; i++) {
+        struct fake *fast = fake_new();
+        uint32_t from = seed;
+        for (unsigned k = 0; k < 2; k++) {
+            struct fake *f = k ? fast : slow;
+            seed = from;
+            fake_long(f, draw(&seed, 2) ? 3 : 0);
+            f->mem[FAKE_GDT + SEL_CODE0 + 5] |= 1; /* accessed */
+            fake_idt_gate(f, 0x30, draw(&seed, 2) ? 0x8e : 0xef, SEL_CODE0, 0x123456789abc);
+            for (unsigned n = draw(&seed, 3); n > 0; n--) {
+                disturb(f, &seed);
+            }
+            fake_fill_tlb(f, f == fast);
+            bool has_error = draw(&seed, 2);
+            enum soft_event kind = draw(&seed, 2) ? SOFT_EV_EXTERNAL : SOFT_EV_SOFT_INT;
+            if (soft_deliver_event(&f->c, kind, 0x30, has_error, 0xabcd) == 0) {
+                delivered++;
+            }
+        }
+        assert_true(fake_same(slow, fast));
+        fake_free(slow);
+        *state = slow = fake_new();
+        fake_free(fast);
+    }
+    assert_true(delivered > 400);
+    /* It does not go by checked accesses at all. */
+    fake_long(slow, 3);
+    slow->mem[FAKE_GDT + SEL_CODE0 + 5] |= 1;
+    fake_idt_gate(slow, 0x30, 0x8e, SEL_CODE0, 0x4000);
+    fake_fill_tlb(slow, true);
+    memset(slow->absent, 1, sizeof(slow->absent));
+    assert_int_equal(soft_deliver_event(&slow->c, SOFT_EV_EXTERNAL, 0x30, false, 0), 0);
 }
 
 static void inner_level_takes_stack_from_tss(void **state)
@@ -337,6 +406,7 @@ int main(void)
         T(interrupt_gate_same_level),
         T(trap_gate_keeps_if_and_16_bit_gate_pushes_words),
         T(inner_level_takes_stack_from_tss),
+        T(fast_delivery_is_the_slow_one),
         T(software_interrupt_needs_gate_dpl),
         T(gate_faults_have_ext_bit),
         T(bad_inner_stack_is_invalid_tss),

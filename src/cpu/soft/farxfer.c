@@ -5,6 +5,7 @@
  *
  * Everything is read and checked before a register changes. Shadow stacks are not modelled.
  */
+#include "cpu/soft/mode.h"
 #include "cpu/soft/seg.h"
 #include "cpu/soft/sysinsn.h"
 
@@ -610,9 +611,74 @@ static enum insn_result iret_protected(struct scpu *c, unsigned size)
     return INSN_JUMP;
 }
 
+/* What is looked at in a descriptor for the fast way; how it must be but for the privilege. */
+#define FAST_CODE_BITS (DESC_P | DESC_S | 0xc00u | 0x6000u | DESC_L | DESC_DB | DESC_A)
+#define FAST_CODE      (DESC_P | DESC_S | 0x800u | DESC_L | DESC_A)
+#define FAST_DATA_BITS (DESC_P | DESC_S | 0xa00u | 0x6000u | DESC_A)
+#define FAST_DATA      (DESC_P | DESC_S | 0x200u | DESC_A)
+
+/* SS of a return from 64-bit code to 64-bit code of privilege rpl. */
+static bool fast_return_stack(struct scpu *c, uint16_t sel, unsigned rpl, struct vcpu_seg *ret)
+{
+    uint64_t raw;
+    if ((sel & 3u) != rpl) {
+        return false;
+    }
+    if (seg_is_null(sel) && rpl == 0) {
+        seg_set_null(ret, sel);
+        return true;
+    }
+    if (!mode_gdt_entry(c, sel, &raw) ||
+        ((raw >> 32) & FAST_DATA_BITS) != (FAST_DATA | rpl << 13)) {
+        return false;
+    }
+    seg_from_desc(ret, sel,
+                  (struct seg_desc){.lo = (uint32_t)raw, .hi = (uint32_t)(raw >> 32)});
+    return true;
+}
+
+/*
+ * The common case of IRETQ: between 64-bit code segments of privilege 0 and 3, with all that is
+ * read in the TLB. false: nothing happened, take the long way.
+ */
+static bool iret_fast(struct scpu *c)
+{
+    uint64_t sp = c->gpr[X86_RSP], raw;
+    const struct tlb_entry *e = &c->tlb_r[(sp >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
+    struct vcpu_seg ss;
+    if ((c->mode & (MODE_64 | MODE_STEP)) != MODE_64 || c->cpl != 0 || (c->sysflags & FL_NT) ||
+        (sp ^ e->tag) > MEM_PAGE_SIZE - 40) {
+        return false;
+    }
+    const uint64_t *f = (const uint64_t *)(uintptr_t)(sp + e->addend);
+    uint64_t rip = mode_load(&f[0]), cs = mode_load(&f[1]), flags = mode_load(&f[2]);
+    uint64_t new_sp = mode_load(&f[3]), ss_sel = mode_load(&f[4]);
+    unsigned rpl = cs & 3;
+    if ((rpl != 0 && rpl != 3) || !mode_gdt_entry(c, (uint16_t)cs, &raw) ||
+        ((raw >> 32) & FAST_CODE_BITS) != (FAST_CODE | rpl << 13) || !soft_canonical(c, rip) ||
+        !fast_return_stack(c, (uint16_t)ss_sel, rpl, &ss)) {
+        return false;
+    }
+    flags = iret_flags(c, flags, 8);
+    seg_from_desc(&c->seg[X86_CS], (uint16_t)cs,
+                  (struct seg_desc){.lo = (uint32_t)raw, .hi = (uint32_t)(raw >> 32)});
+    c->seg[X86_SS] = ss;
+    c->gpr[X86_RSP] = new_sp;
+    c->rip = rip;
+    if (rpl != c->cpl) {
+        c->cpl = (uint8_t)rpl;
+        seg_null_outer(c);
+    }
+    mode_set_rflags(c, flags);
+    return true;
+}
+
 enum insn_result soft_insn_iret(struct scpu *c, const struct insn *in)
 {
     c->nmi_blocked = false; /* even if it faults: SDM vol. 3A 6.7.1 */
+    if (in->osize == 8 && iret_fast(c)) {
+        return INSN_JUMP;
+    }
     if (!(c->cr0 & CR0_PE)) {
         return iret_real(c, in->osize);
     }

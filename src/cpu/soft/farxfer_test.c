@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -367,6 +368,75 @@ static void iret_unblocks_nmi(void **state)
     assert_false(f->c.nmi_blocked);
 }
 
+static uint32_t draw(uint32_t *seed, uint32_t below)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (*seed >> 8) % below;
+}
+
+static void disturb(struct fake *f, uint32_t *seed)
+{
+    static const uint16_t sels[] = {SEL_CODE0, SEL_DATA0, SEL_CODE3, SEL_DATA3,   0,
+                                    3,         SEL_CONF0, SEL_NP,    SEL_COMPAT3, SEL_LDT};
+    uint32_t sp = (uint32_t)f->c.gpr[X86_RSP];
+
+    switch (draw(seed, 7)) {
+    case 0: f->mem[sp + draw(seed, 40)] ^= (uint8_t)(1u << draw(seed, 8)); break;
+    case 1: f->mem[FAKE_GDT + draw(seed, 0x50)] ^= (uint8_t)(1u << draw(seed, 8)); break;
+    case 2: f->c.gdtr.limit = (uint16_t)draw(seed, 64); break;
+    case 3: fake_put(f, sp + 8, sels[draw(seed, ARRAY_LEN(sels))], 8); break;
+    case 4: fake_put(f, sp + 32, sels[draw(seed, ARRAY_LEN(sels))], 8); break;
+    case 5: fake_put(f, sp + 7, draw(seed, 256), 1); break; /* RIP: canonical or not */
+    case 6: f->c.sysflags |= FL_NT; break;
+    }
+}
+
+/* IRETQ by entries of the TLB does what IRETQ by checked accesses does. */
+static void fast_iret_is_the_slow_one(void **state)
+{
+    struct fake *slow = *state;
+    uint32_t seed = 1;
+    unsigned done = 0;
+
+    for (unsigned i = 0; i < 1000; i++) {
+        struct fake *fast = fake_new();
+        uint32_t from = seed;
+        for (unsigned k = 0; k < 2; k++) {
+            struct fake *f = k ? fast : slow;
+            seed = from;
+            fake_long(f, 0);
+            bool out = draw(&seed, 2);
+            for (unsigned s = SEL_CODE0; s <= SEL_DATA3; s += 8) {
+                f->mem[FAKE_GDT + (s & ~7u) + 5] |= 1; /* accessed */
+            }
+            f->c.gpr[X86_RSP] = 0x7000 + draw(&seed, 64) * 8 - 256;
+            f->c.seg[X86_DS].sel = draw(&seed, 2) ? SEL_DATA0 : SEL_DATA3;
+            fake_put(f, (uint32_t)f->c.gpr[X86_RSP], 0x2000, 8);
+            fake_put(f, (uint32_t)f->c.gpr[X86_RSP] + 8, out ? SEL_CODE3 : SEL_CODE0, 8);
+            fake_put(f, (uint32_t)f->c.gpr[X86_RSP] + 16, draw(&seed, 0x400000), 8);
+            fake_put(f, (uint32_t)f->c.gpr[X86_RSP] + 24, 0x123456789, 8);
+            fake_put(f, (uint32_t)f->c.gpr[X86_RSP] + 32, out ? SEL_DATA3 : 0, 8);
+            for (unsigned n = draw(&seed, 3); n > 0; n--) {
+                disturb(f, &seed);
+            }
+            fake_fill_tlb(f, f == fast);
+            done += iret(f, 8) == INSN_JUMP;
+        }
+        assert_true(fake_same(slow, fast));
+        fake_free(slow);
+        *state = slow = fake_new();
+        fake_free(fast);
+    }
+    assert_true(done > 400);
+    /* It does not go by checked accesses at all. */
+    fake_long(slow, 0);
+    slow->mem[FAKE_GDT + SEL_CODE0 + 5] |= 1;
+    STACK(slow, 8, 0x2000, SEL_CODE0, FL_CF, 0x1000, 0);
+    fake_fill_tlb(slow, true);
+    memset(slow->absent, 1, sizeof(slow->absent));
+    assert_int_equal(iret(slow, 8), INSN_JUMP);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -384,6 +454,7 @@ int main(void)
         T(vm86_round_trip),
         T(iretq_always_loads_stack),
         T(iret_unblocks_nmi),
+        T(fast_iret_is_the_slow_one),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -250,7 +250,7 @@ const struct opcode op_table_1b[256] = {
     /* F8 */ OP(soft_op_flag, 0),
     OP(soft_op_flag, 0),
     OP(soft_insn_cli, 0),
-    OP(soft_insn_sti, END),
+    OP(soft_insn_sti, 0),
     OP(soft_op_flag, 0),
     OP(soft_op_flag, 0),
     GRP(grp4, 0),

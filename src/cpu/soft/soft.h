@@ -33,7 +33,8 @@ enum {
     MODE_SS32 = 1 << 3, /* SS.B */
     MODE_PE = 1 << 4,
     MODE_VM86 = 1 << 5,
-    MODE_LMA = 1 << 6, /* EFER.LMA (long or compatibility) */
+    MODE_LMA = 1 << 6,  /* EFER.LMA (long or compatibility) */
+    MODE_SMAP = 1 << 7, /* SMAP is in force for ordinary accesses (CPL below 3) */
     MODE_TS = 1 << 8,  /* CR0.TS: vector and x87 use raises #NM */
     MODE_EM = 1 << 9,  /* CR0.EM */
     MODE_MP = 1 << 10, /* CR0.MP (WAIT) */

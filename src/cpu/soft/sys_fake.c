@@ -4,6 +4,7 @@
 #include "cpu/soft/sys_fake.h"
 
 #include "base/clock.h"
+#include "cpu/soft/mode.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -122,7 +123,9 @@ void soft_update_mode(struct scpu *c)
     bool code64 = lma && (c->seg[X86_CS].attr & SEG_L);
 
     c->mode = (c->cr0 & CR0_PE ? MODE_PE : 0) | (c->sysflags & FL_VM ? MODE_VM86 : 0) |
-              (lma ? MODE_LMA : 0) | (code64 ? MODE_64 : 0) | (c->cpl == 3 ? MODE_CPL3 : 0);
+              (lma ? MODE_LMA : 0) | (code64 ? MODE_64 : 0) | (c->cpl == 3 ? MODE_CPL3 : 0) |
+              (c->cpl == 0 ? MODE_CPL0 : 0) | (c->sysflags & FL_TF ? MODE_STEP : 0);
+    mode_choose_tlb(c);
     for (unsigned i = 0; i < X86_NSEG; i++) {
         c->seg_base[i] = code64 && i != X86_FS && i != X86_GS ? 0 : c->seg[i].base;
     }
@@ -228,6 +231,35 @@ static void all_features(struct cpu_model *m)
     m->soft = true;
 }
 
+bool fake_same(const struct fake *a, const struct fake *b)
+{
+    const struct scpu *x = &a->c, *y = &b->c;
+
+    return memcmp(x->gpr, y->gpr, sizeof(x->gpr)) == 0 && x->rip == y->rip &&
+           memcmp(x->seg, y->seg, sizeof(x->seg)) == 0 && x->cpl == y->cpl &&
+           soft_get_rflags(x) == soft_get_rflags(y) && x->mode == y->mode && x->mmu == y->mmu &&
+           x->tlb_r - &x->tlb[0][0][0] == y->tlb_r - &y->tlb[0][0][0] &&
+           memcmp(x->seg_base, y->seg_base, sizeof(x->seg_base)) == 0 && x->cr2 == y->cr2 &&
+           x->exc.pending == y->exc.pending &&
+           (!x->exc.pending ||
+            (x->exc.vector == y->exc.vector && x->exc.error == y->exc.error)) &&
+           memcmp(a->mem, b->mem, sizeof(a->mem)) == 0;
+}
+
+void fake_fill_tlb(struct fake *f, bool on)
+{
+    struct tlb_entry *all = &f->c.tlb[0][0][0];
+
+    for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
+        unsigned page = i & (TLB_SIZE - 1);
+        bool there = on && page < FAKE_BYTES >> 12 && !f->absent[page];
+        all[i].tag = there ? (uint64_t)page << 12 : TLB_INVALID(page);
+        all[i].addend = (uint64_t)(uintptr_t)f->mem;
+    }
+    f->c.tlb_r = f->c.tlb[f->c.mmu][TLB_R];
+    f->c.tlb_w = f->c.tlb[f->c.mmu][TLB_W];
+}
+
 struct fake *fake_new(void)
 {
     struct fake *f = calloc(1, sizeof(*f));
@@ -263,6 +295,7 @@ struct fake *fake_new(void)
     c->gpr[X86_RSP] = FAKE_STACK;
     c->rip = 0x100;
     soft_set_rflags(c, FL_1);
+    fake_fill_tlb(f, false);
     return f;
 }
 

@@ -73,5 +73,10 @@ struct insn fake_insn(struct fake *f, unsigned osize);
 /* The same with a memory operand at DS:disp. */
 struct insn fake_insn_mem(struct fake *f, unsigned osize, uint32_t disp);
 
+/* All present pages in the TLB, so that handlers take their fast ways; or none (at first). */
+void fake_fill_tlb(struct fake *f, bool on);
+/* Whether two hold the same registers, exception and memory. */
+bool fake_same(const struct fake *a, const struct fake *b);
+
 /* The exception raised; vector -1: none. */
 void fake_expect(struct fake *f, int vector, uint32_t error);

@@ -6,6 +6,7 @@
  * them in every protected mode, does not check, and has no SYSENTER in long mode. After SYSRET
  * SS is a flat segment here, also on AMD (which would keep the hidden part as it was).
  */
+#include "cpu/soft/mode.h"
 #include "cpu/soft/seg.h"
 #include "cpu/soft/sysinsn.h"
 
@@ -65,7 +66,7 @@ enum insn_result soft_insn_syscall(struct scpu *c, const struct insn *in)
     }
     enter_kernel(c, c->star >> 32, soft_long_mode(c));
     c->step_rule = STEP_TF_AFTER;
-    soft_set_rflags(c, rflags);
+    mode_set_rflags(c, rflags);
     return INSN_JUMP;
 }
 
@@ -86,7 +87,7 @@ enum insn_result soft_insn_sysret(struct scpu *c, const struct insn *in)
     enter_user(c, to64 ? sel + 16 : sel, sel + 8, to64);
     c->rip = rip;
     c->step_rule = STEP_TF_AFTER;
-    soft_set_rflags(c, rflags);
+    mode_set_rflags(c, rflags);
     return INSN_JUMP;
 }
 

@@ -4,8 +4,10 @@
  * extensions VME and the protected-mode virtual interrupts PVI). vCPU thread, no lock.
  */
 #include "cpu/soft/exc.h"
+#include "cpu/soft/mode.h"
 #include "cpu/soft/seg.h"
 #include "cpu/soft/sysinsn.h"
+#include "cpu/soft/uop.h"
 
 #define TSS_IOMAP 102u /* offset of the I/O map base in a 32-bit TSS */
 
@@ -33,12 +35,28 @@ enum insn_result soft_insn_cli(struct scpu *c, const struct insn *in)
     return INSN_NEXT;
 }
 
+/*
+ * Nothing waits that the instruction after STI would have to be let by, and that instruction is
+ * in the same block, where nothing is let in: then the shadow need not be kept. HLT after STI
+ * relies on nothing coming in between.
+ */
+static bool shadow_is_free(const struct scpu *c)
+{
+    const struct sblock *b = c->blk;
+    return b != NULL && (c->mode & (MODE_64 | MODE_STEP)) == MODE_64 &&
+           c->next_rip - b->va < b->len_bytes && !c->irq_waiting && !c->nmi_pending &&
+           c->steps == 0 && c->pending_db == 0 && atomic_load_relaxed_u32(&c->exit_req) == 0;
+}
+
 enum insn_result soft_insn_sti(struct scpu *c, const struct insn *in)
 {
     (void)in;
     if (iopl_allows(c)) {
         if (!(c->sysflags & FL_IF)) {
             c->sysflags |= FL_IF;
+            if (shadow_is_free(c)) {
+                return INSN_NEXT;
+            }
             c->irq_shadow |= 1;
             return INSN_NEXT_FLUSH;
         }
@@ -113,12 +131,13 @@ enum insn_result soft_insn_popf(struct scpu *c, const struct insn *in)
     uint64_t old = c->sysflags;
     uint64_t f = (soft_get_rflags(c) & ~mask) | (image & mask);
     if ((f ^ old) & (FL_TF | FL_AC)) {
-        soft_set_rflags(c, f & ~FL_RF);
+        mode_set_rflags(c, f & ~FL_RF);
         return INSN_NEXT_FLUSH;
     }
     c->sysflags = f & ~(FL_STATUS | FL_RF);
     soft_set_status_flags(c, f);
-    return f & ~old & FL_IF ? INSN_NEXT_FLUSH : INSN_NEXT;
+    /* What comes in later is seen at the next block. */
+    return (f & ~old & FL_IF) && c->irq_waiting ? INSN_NEXT_FLUSH : INSN_NEXT;
 }
 
 /* ---- software interrupts ---- */

@@ -8,10 +8,13 @@
 #include "cpu/soft/sysinsn.h"
 
 #include "cpu/soft/cr.h"
+#include "cpu/soft/mode.h"
 #include "cpu/soft/msr.h"
 #include "cpu/soft/seg.h"
 
 #include <sys/syscall.h>
+
+#define MSR_FS_BASE UINT32_C(0xc0000100) /* then GS, and GS of the kernel */
 
 #define DR6_BD    UINT64_C(0x2000)
 #define DR6_FIXED UINT64_C(0xffff0ff0)
@@ -405,7 +408,9 @@ enum insn_result soft_insn_wrmsr(struct scpu *c, const struct insn *in)
     if (msr_write(c, (uint32_t)c->gpr[X86_RCX], get_edx_eax(c))) {
         return soft_raise_err(c, EXC_GP, 0);
     }
-    return INSN_NEXT_FLUSH;
+    /* The bases of FS and GS are read where they are used; other MSRs may change how the code
+     * that follows runs, or make an interrupt due. */
+    return (uint32_t)c->gpr[X86_RCX] - MSR_FS_BASE <= 2 ? INSN_NEXT : INSN_NEXT_FLUSH;
 }
 
 enum insn_result soft_insn_xgetbv(struct scpu *c, const struct insn *in)
@@ -481,8 +486,9 @@ static enum insn_result set_ac(struct scpu *c, bool ac)
     if (c->cpl != 0 || !(c->cr0 & CR0_PE) || !cpu_model_has(c->vm->model, 7, 0, 1, 20)) {
         return soft_raise(c, EXC_UD);
     }
+    /* At privilege 0 AC says nothing but whether SMAP is in force. */
     c->sysflags = ac ? c->sysflags | FL_AC : c->sysflags & ~FL_AC;
-    soft_update_mode(c);
+    mode_choose_tlb(c);
     return c->mode == mode ? INSN_NEXT : INSN_NEXT_FLUSH;
 }
 

@@ -466,7 +466,11 @@ static void popf_masks(void **state)
     fake_protected(f, 0);
     assert_int_equal(popf(f, 4, FL_IOPL), INSN_NEXT);
     assert_int_equal(soft_get_rflags(c), FL_1 | FL_IOPL);
-    assert_int_equal(popf(f, 4, FL_IF), INSN_NEXT_FLUSH); /* the window opens */
+    assert_int_equal(popf(f, 4, FL_IF), INSN_NEXT); /* the window opens, nothing waits */
+    assert_int_equal(popf(f, 4, 0), INSN_NEXT);
+    f->c.irq_waiting = true;
+    assert_int_equal(popf(f, 4, FL_IF), INSN_NEXT_FLUSH);
+    f->c.irq_waiting = false;
     assert_int_equal(soft_get_rflags(c), FL_1 | FL_IF);
     assert_int_equal(popf(f, 4, FL_TF), INSN_NEXT_FLUSH);
     assert_int_equal(c->gpr[X86_RSP], FAKE_STACK + 4);
