@@ -4,7 +4,6 @@ kernel. LOAD_SECONDS sets how long (20; the long run is 600)."""
 
 import os
 import re
-import subprocess
 import tempfile
 
 import vm
@@ -12,26 +11,12 @@ import vm
 SECONDS = int(os.environ.get("LOAD_SECONDS", "20"))
 
 
-def initrd_with(files, tmp):
-    """The default guest's initrd with files added: cpio archives may follow each other."""
-    _, initrd = vm.guest_files()
-    names = "\n".join(files) + "\n"
-    extra = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tmp, check=True,
-                           input=names.encode(), stdout=subprocess.PIPE).stdout
-    path = os.path.join(tmp, "initrd.img")
-    with open(initrd, "rb") as f, open(path, "wb") as out:
-        out.write(f.read() + extra)
-    return path
-
-
 def load(cpus):
     with tempfile.TemporaryDirectory() as tmp:
-        here = os.path.dirname(os.path.abspath(__file__))
-        subprocess.run(["cc", "-O2", "-static", "-o", os.path.join(tmp, "load"),
-                        os.path.join(here, "load.c")], check=True)
+        vm.compile_static("load.c", os.path.join(tmp, "load"))
         kernel, _ = vm.guest_files()
         with vm.VM(run=f"mkdir -p /tmp; /load {SECONDS} {cpus * 2}", cpus=cpus, memory="512M",
-                   kernel=kernel, initrd=initrd_with(["load"], tmp)) as g:
+                   kernel=kernel, initrd=vm.initrd_with(["load"], tmp)) as g:
             g.expect("viv.run: start")
             g.wait(deadline_s=SECONDS * 3 + 240)
             vm.no_kernel_trouble(g)

@@ -1,13 +1,15 @@
 """A VM under test: starts `viv run` with the default guest, watches its console, ends it.
 
 Everything waits for an event with a deadline; a deadline that passes fails the test with the end of
-the console. VIV names the program, GUEST_DIR the default guest (made when missing).
+the console. VIV names the program, GUEST_DIR the default guest (made when missing), VIV_ENGINE the
+engine. VIVARIUM_SOFT reaches the engine as it is: its settings for stress.
 """
 
 import json
 import os
 import queue
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,29 @@ def guest_files():
         if made.returncode != 0:
             skip("the default guest is missing and image/make-guest cannot make it")
     return kernel, initrd
+
+
+def initrd_with(files, tmp):
+    """The default guest's initrd with files of folder tmp added: cpio archives may follow each
+    other."""
+    _, initrd = guest_files()
+    names = "\n".join(files) + "\n"
+    extra = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tmp, check=True,
+                           input=names.encode(), stdout=subprocess.PIPE).stdout
+    path = os.path.join(tmp, "initrd.img")
+    with open(initrd, "rb") as f, open(path, "wb") as out:
+        out.write(f.read() + extra)
+    return path
+
+
+def compile_static(source, out):
+    """Makes a program for the guest, which has no libraries."""
+    if shutil.which("cc") is None:
+        skip("there is no C compiler")
+    subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-g0", "-Wall", "-static",
+                    "-pthread", "-o", out,
+                    os.path.join(os.path.dirname(os.path.abspath(__file__)), source), "-lm"],
+                   check=True)
 
 
 class VM:
@@ -142,6 +167,29 @@ def no_kernel_trouble(vm):
 def check(condition, what):
     if not condition:
         raise AssertionError(what)
+
+
+def run_program(name, *options, arguments="", environment="", before="", cpus=4, memory="512M",
+                deadline_s=300, more=(), trouble=True):
+    """Runs guest/NAME.c in a VM; it must end with "NAME: all well". `more` are (name, path) of files
+    for the guest's root folder. Returns the console."""
+    with tempfile.TemporaryDirectory() as tmp:
+        compile_static(f"guest/{name}.c", os.path.join(tmp, name))
+        for target, path in more:
+            shutil.copy(path, os.path.join(tmp, target))
+        kernel, _ = guest_files()
+        initrd = initrd_with([name, *(target for target, _ in more)], tmp)
+        with VM(*options, run=f"{before} {environment} /{name} {arguments} 2>&1", cpus=cpus,
+                memory=memory, kernel=kernel, initrd=initrd, cmdline="quiet") as g:
+            at = g.expect("viv.run: start")
+            metrics = g.wait(deadline_s=deadline_s)
+            check(f"{name}: all well" in g.console and "viv.run: exit 0" in g.console,
+                  g.console[at:][-3000:])
+            check(metrics["engine"] == ENGINE, f"engine {metrics['engine']}, not {ENGINE}")
+            if trouble:
+                no_kernel_trouble(g)
+            print(g.console[at:].replace("\r", ""), flush=True)
+            return g.console[at:]
 
 
 def run_cases(cases):
