@@ -38,9 +38,12 @@ def viv_argv(initrd, cmdline, engine="soft", viv=vm.VIV):
             "--kernel", vm.guest_files()[0], "--initrd", initrd, "--cmdline", cmdline]
 
 
+def qemu():
+    """QEMU's path, None when it is not installed."""
+    return shutil.which("qemu-system-x86_64")
+
+
 def qemu_argv(initrd, cmdline):
-    """None when QEMU is not installed."""
-    qemu = shutil.which("qemu-system-x86_64")
-    return qemu and [qemu, "-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", str(MEMORY_MIB),
-                     "-smp", "1", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
-                     "-kernel", vm.guest_files()[0], "-initrd", initrd, "-append", cmdline]
+    return [qemu(), "-accel", "tcg", "-M", "q35", "-cpu", "max", "-m", str(MEMORY_MIB),
+            "-smp", "1", "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
+            "-kernel", vm.guest_files()[0], "-initrd", initrd, "-append", cmdline]

@@ -50,9 +50,9 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
         initrd = common.initrd_with(tmp, {"mark": SCRIPT})
-        programs = {"viv soft": common.viv_argv(initrd, CMDLINE),
-                    "qemu tcg": common.qemu_argv(initrd, CMDLINE)}
-        programs = {name: argv for name, argv in programs.items() if argv}
+        programs = {"viv soft": common.viv_argv(initrd, CMDLINE)}
+        if common.qemu():
+            programs["qemu tcg"] = common.qemu_argv(initrd, CMDLINE)
         times = {name: [] for name in programs}
         for _ in range(args.rounds):
             for name, argv in programs.items():

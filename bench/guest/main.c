@@ -4,9 +4,9 @@
  *
  *   bench [--list] [--only NAME,NAME] [--ms N] [--reps N]
  *
- * Each item first runs until it is known how many units fill `ms` milliseconds, which also warms up
- * whatever translates code; then so many units are timed, `reps` times. Every unit must give the
- * same checksum. The lines that the harness reads all begin with "bench: ":
+ * Each item first runs until it is known how many units fill `ms` milliseconds, which also
+ * warms up whatever translates code; then so many units are timed, `reps` times. Every unit
+ * must give the same checksum. The lines that the harness reads all begin with "bench: ":
  *
  *   bench: start NS                          CLOCK_MONOTONIC, so that the harness can compare
  * clocks bench: run NAME GROUP OP                 before the item's first unit bench: item NAME

@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import common  # noqa: E402
 from common import vm  # noqa: E402
 
-LIMIT_S = 600
+LIMIT_S = 300
 
 
 class RunError(Exception):
@@ -67,10 +67,9 @@ def command(engine, program, initrd, arguments, viv=vm.VIV):
     if engine == "native":
         return [program, *arguments]
     if engine == "tcg":
-        argv = common.qemu_argv(initrd, cmdline)
-        if not argv:
+        if not common.qemu():
             raise RunError("qemu-system-x86_64 is not installed")
-        return argv
+        return common.qemu_argv(initrd, cmdline)
     return common.viv_argv(initrd, cmdline, engine, viv)
 
 
@@ -85,6 +84,8 @@ class Reader:
         self.on_run, self.on_item, self.check_clock = on_run, on_item, check_clock
 
     def take(self, line):
+        if "Kernel panic" in line:
+            raise RunError(line)
         at = line.find("bench: ")
         if at < 0:
             return
@@ -131,6 +132,7 @@ def run(argv, reader, on_start=None):
                 text = line.decode("utf-8", "replace").rstrip()
                 tail = tail[-20:] + [text]
                 reader.take(text)
+            process.wait()
         finally:
             timer.cancel()
             process.kill()
