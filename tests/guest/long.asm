@@ -302,6 +302,7 @@ start64:
         call    test_gates64
         call    test_registers
         call    test_paging64
+        call    test_strings64
         call    test_code
         call    test_debug64
         call    test_apic
@@ -1198,6 +1199,112 @@ test_paging64:
         or      byte [abs pd], 4
         mov     rax, cr3
         mov     cr3, rax
+        ret
+
+; ---- string instructions over whole pages ----
+
+%define S0 (AREA + 0x20000)             ; pages 32 to 34 are there, 31 and 35 are not
+test_strings64:
+        PTE     31, 0
+        PTE     32, 3
+        PTE     33, 3
+        PTE     34, 3
+        PTE     35, 0
+        mov     rdi, S0
+        xor     eax, eax
+.fill:  mov     [rdi], eax              ; each word says where it is
+        add     rdi, 4
+        add     eax, 4
+        cmp     eax, 0x3000
+        jb      .fill
+        TRY     "MOVSB backward, overlapping, across pages"
+        std
+        mov     rsi, S0 + 0x17ff
+        mov     rdi, S0 + 0x1807
+        mov     ecx, 0x1000
+        rep movsb
+        cld
+        NO_FAULT
+        CHECKQ  "RSI went down", rsi, S0 + 0x7ff
+        CHECKQ  "RDI went down", rdi, S0 + 0x807
+        CHECK   "lowest", dword [abs S0 + 0x808], 0x800
+        CHECK   "not below", dword [abs S0 + 0x804], 0x804
+        CHECK   "second page", dword [abs S0 + 0x1004], 0xffc
+        CHECK   "highest", dword [abs S0 + 0x1804], 0x17fc
+        TRY     "MOVSQ forward over itself repeats the first"
+        mov     rsi, S0 + 0x2000
+        mov     rdi, S0 + 0x2008
+        mov     ecx, 0x100
+        rep movsq
+        NO_FAULT
+        CHECK   "repeated", dword [abs S0 + 0x2800], 0x2000
+        CHECK   "not beyond", dword [abs S0 + 0x2808], 0x2808
+        TRY     "MOVSQ forward into an absent page"
+        mov     rsi, S0
+        mov     rdi, S0 + 0x2f00
+        mov     ecx, 0x100
+        rep movsq
+        FAULTS  14, 2
+        CHECK   "RCX says how many were not", ecx, 0xe0
+        CHECKQ  "RSI is behind the last", rsi, S0 + 0x100
+        CHECKQ  "RDI is at the page", rdi, S0 + 0x3000
+        TRY     "STOSD backward into an absent page"
+        std
+        mov     rdi, S0 + 0x3c
+        mov     eax, 0x5a5a5a5a
+        mov     ecx, 0x40
+        rep stosd
+        FAULTS  14, 2
+        cld
+        CHECK   "RCX says how many were not", ecx, 0x30
+        CHECKQ  "RDI is below the page", rdi, S0 - 4
+        CHECK   "stored", dword [abs S0], 0x5a5a5a5a
+        mov     rdi, S0
+        mov     ecx, 0x3000
+        xor     eax, eax
+        rep stosb
+        mov     byte [abs S0 + 0x2345], 7
+        TRY     "SCASB stops behind what it finds"
+        mov     rdi, S0 + 1
+        mov     al, 7
+        mov     ecx, 0x3000
+        repne scasb
+        sete    bl
+        NO_FAULT
+        CHECKQ  "RDI is behind it", rdi, S0 + 0x2346
+        CHECK   "RCX", ecx, 0x3000 - 0x2345
+        CHECK   "ZF", bl, 1
+        TRY     "CMPSB finds the difference across pages"
+        mov     rsi, S0 + 0x2ff
+        mov     rdi, S0 + 0x1300
+        mov     ecx, 0x1800
+        repe cmpsb
+        setb    bl
+        NO_FAULT
+        CHECKQ  "RDI is behind it", rdi, S0 + 0x2346
+        CHECKQ  "RSI is behind it", rsi, S0 + 0x1345
+        CHECK   "CF: the destination is greater", bl, 1
+        TRY     "SCASQ backward stops at what differs"
+        std
+        mov     rdi, S0 + 0x2ff8
+        xor     eax, eax
+        mov     ecx, 0x1000
+        repe scasq
+        cld
+        NO_FAULT
+        CHECKQ  "RDI is below it", rdi, S0 + 0x2338
+        TRY     "CMPSD runs into an absent page"
+        mov     rsi, S0
+        mov     rdi, S0 + 0x2f80
+        mov     ecx, 0x100
+        repe cmpsd
+        FAULTS  14, 0
+        CHECK   "RCX says how many were not", ecx, 0xe0
+        TRY     "nothing to do touches nothing"
+        xor     ecx, ecx
+        mov     rdi, S0 - 0x800
+        rep stosb
+        NO_FAULT
         ret
 
 ; ---- code that changes itself ----

@@ -1,12 +1,13 @@
 /*
  * String instructions. REP forms are restartable at each element: registers are up to date
- * whenever a fault is raised or an interrupt may come in. Forward MOVS and STOS over plain RAM
- * run page by page on the host's own string instructions, which keeps the element order (and so
- * the result of overlapping copies) that the architecture defines.
+ * whenever a fault is raised or an interrupt may come in. MOVS, STOS, CMPS and SCAS over plain
+ * RAM run page by page on the host's own string instructions, which keeps the element order
+ * (and so the result of overlapping copies) that the architecture defines.
  */
 #include "cpu/soft/operand.h"
 #include "cpu/soft/ops.h"
 #include "cpu/soft/prims.h"
+#include "cpu/soft/uop.h"
 
 struct string {
     unsigned size, asize;
@@ -113,85 +114,190 @@ static int cmps_one(struct scpu *c, const struct string *s)
     return 0;
 }
 
-/* Elements from va to the end of its page, or 0 when the first one crosses it. */
-static uint64_t to_page_end(uint64_t va, unsigned size)
+/* ---- many at once ---- */
+
+/* Elements that lie wholly in va's page, the first of them at va. */
+static uint64_t in_page(const struct string *s, uint64_t va)
 {
-    return (MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1))) / size;
+    uint64_t off = va & (MEM_PAGE_SIZE - 1);
+    if (s->step > 0) {
+        return (MEM_PAGE_SIZE - off) / s->size;
+    }
+    return off + s->size <= MEM_PAGE_SIZE ? off / s->size + 1 : 0;
 }
 
 /* Whether offsets of the segment are linear addresses less its base, without checks. */
 static bool is_flat(const struct scpu *c, const struct string *s, enum x86_seg seg)
 {
     const struct vcpu_seg *d = &c->seg[seg];
+    if (c->mode & MODE_AC) {
+        return false;
+    }
     if (soft_code64(c)) {
         return s->asize == 8;
     }
     return s->asize == 4 && d->limit == UINT32_MAX && !(d->attr & SEG_UNUSABLE) &&
-           (d->attr & 0x1e) == 0x12 && (c->mode & MODE_AC) == 0;
+           (d->attr & 0x1e) == 0x12;
 }
 
-static void host_movs(void *to, const void *from, uint64_t n, unsigned size)
+/* Linear address of the element that reg points to. False: not flat. */
+static bool first_element(const struct scpu *c, const struct string *s, enum x86_seg seg,
+                          enum x86_reg reg, uint64_t *ret_va)
+{
+    uint64_t va = c->seg_base[seg] + c->gpr[reg];
+    *ret_va = s->asize == 4 ? (uint32_t)va : va;
+    return is_flat(c, s, seg);
+}
+
+/* Host pointer to the element at va, the first of n in one page of RAM. */
+static uint8_t *elements(struct scpu *c, const struct string *s, uint64_t va, uint64_t n,
+                         bool for_write)
+{
+    uint64_t back = s->step < 0 ? (n - 1) * s->size : 0;
+    uint8_t *p = soft_ram_ptr(c, va - back, (unsigned)(n * s->size), for_write);
+    return p == NULL ? NULL : p + back;
+}
+
+/* The host's string instructions; its direction flag is set around one, and only there. */
+#define HOST(insn, back, ...)                                                                  \
+    do {                                                                                       \
+        if (back) {                                                                            \
+            __asm__ volatile("std\n\t" insn "\n\tcld" : __VA_ARGS__ : "memory", "cc");         \
+        } else {                                                                               \
+            __asm__ volatile(insn:__VA_ARGS__ : "memory", "cc");                               \
+        }                                                                                      \
+    } while (0)
+
+#define HOST_FUNCTIONS(sfx, type, m)                                                           \
+    static void host_movs_##sfx(void *to, const void *from, uint64_t n, bool back)             \
+    {                                                                                          \
+        HOST("rep movs" #sfx, back, "+D"(to), "+S"(from), "+c"(n) :);                          \
+    }                                                                                          \
+    static void host_stos_##sfx(void *to, uint64_t v, uint64_t n, bool back)                   \
+    {                                                                                          \
+        HOST("rep stos" #sfx, back, "+D"(to), "+c"(n) : "a"(v));                               \
+    }                                                                                          \
+    /* What is left of n after the first pair that differs (equal: that does not). */          \
+    static uint64_t host_cmps_##sfx(const void *a, const void *b, uint64_t n, bool back,       \
+                                    bool equal)                                                \
+    {                                                                                          \
+        if (equal) {                                                                           \
+            HOST("repe cmps" #sfx, back, "+D"(b), "+S"(a), "+c"(n) :);                         \
+        } else {                                                                               \
+            HOST("repne cmps" #sfx, back, "+D"(b), "+S"(a), "+c"(n) :);                        \
+        }                                                                                      \
+        return n;                                                                              \
+    }                                                                                          \
+    static uint64_t host_scas_##sfx(const void *p, uint64_t v, uint64_t n, bool back,          \
+                                    bool equal)                                                \
+    {                                                                                          \
+        if (equal) {                                                                           \
+            HOST("repe scas" #sfx, back, "+D"(p), "+c"(n) : "a"(v));                           \
+        } else {                                                                               \
+            HOST("repne scas" #sfx, back, "+D"(p), "+c"(n) : "a"(v));                          \
+        }                                                                                      \
+        return n;                                                                              \
+    }
+FOR_SIZES(HOST_FUNCTIONS)
+
+#define BY_SIZE(size, fn, ...)                                                                 \
+    ((size) == 1   ? fn##_b(__VA_ARGS__)                                                       \
+     : (size) == 2 ? fn##_w(__VA_ARGS__)                                                       \
+     : (size) == 4 ? fn##_l(__VA_ARGS__)                                                       \
+                   : fn##_q(__VA_ARGS__))
+
+static uint64_t load_element(const void *p, unsigned size)
 {
     switch (size) {
-    case 1: __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n)::"memory"); break;
-    case 2: __asm__ volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(n)::"memory"); break;
-    case 4: __asm__ volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(n)::"memory"); break;
-    default: __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(n)::"memory"); break;
+    case 1: return *(const uint8_t *)p;
+    case 2: return *(const uint16_t *)p;
+    case 4: return *(const uint32_t *)p;
+    default: return *(const uint64_t *)p;
     }
 }
 
-static void host_stos(void *to, uint64_t v, uint64_t n, unsigned size)
-{
-    switch (size) {
-    case 1: __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(v) : "memory"); break;
-    case 2: __asm__ volatile("rep stosw" : "+D"(to), "+c"(n) : "a"(v) : "memory"); break;
-    case 4: __asm__ volatile("rep stosl" : "+D"(to), "+c"(n) : "a"(v) : "memory"); break;
-    default: __asm__ volatile("rep stosq" : "+D"(to), "+c"(n) : "a"(v) : "memory"); break;
-    }
-}
+/* As many elements as can go at once, up to count; 0: do one the slow way. CMPS and SCAS stop
+ * after the first pair that is not as `until` wants it and leave its flags. */
+typedef uint64_t bulk_fn(struct scpu *c, const struct string *s, uint64_t count,
+                         enum insn_rep until);
 
-/* As many elements as can go at once, up to count; 0: do one the slow way. */
-typedef uint64_t bulk_fn(struct scpu *c, const struct string *s, uint64_t count);
-
-static uint64_t movs_bulk(struct scpu *c, const struct string *s, uint64_t count)
+static uint64_t movs_bulk(struct scpu *c, const struct string *s, uint64_t count,
+                          enum insn_rep until)
 {
-    if (s->step < 0 || !is_flat(c, s, s->src_seg) || !is_flat(c, s, X86_ES)) {
+    uint64_t from, to;
+    (void)until;
+    if (!first_element(c, s, s->src_seg, X86_RSI, &from) ||
+        !first_element(c, s, X86_ES, X86_RDI, &to)) {
         return 0;
     }
-    uint64_t from = c->seg_base[s->src_seg] + c->gpr[X86_RSI];
-    uint64_t to = c->seg_base[X86_ES] + c->gpr[X86_RDI];
-    if (s->asize == 4) {
-        from = (uint32_t)from;
-        to = (uint32_t)to;
-    }
-    uint64_t n = MIN(count, MIN(to_page_end(from, s->size), to_page_end(to, s->size)));
-    const void *pf = soft_ram_ptr(c, from, s->size, false);
-    void *pt = soft_ram_ptr(c, to, s->size, true);
-    if (n == 0 || pf == NULL || pt == NULL) {
+    uint64_t n = MIN(count, MIN(in_page(s, from), in_page(s, to)));
+    const void *pf = n != 0 ? elements(c, s, from, n, false) : NULL;
+    void *pt = pf != NULL ? elements(c, s, to, n, true) : NULL;
+    if (pt == NULL) {
         return 0;
     }
-    host_movs(pt, pf, n, s->size);
-    advance(c, s, X86_RSI, (int64_t)(n * s->size));
-    advance(c, s, X86_RDI, (int64_t)(n * s->size));
+    BY_SIZE(s->size, host_movs, pt, pf, n, s->step < 0);
+    advance(c, s, X86_RSI, (int64_t)n * s->step);
+    advance(c, s, X86_RDI, (int64_t)n * s->step);
     return n;
 }
 
-static uint64_t stos_bulk(struct scpu *c, const struct string *s, uint64_t count)
+static uint64_t stos_bulk(struct scpu *c, const struct string *s, uint64_t count,
+                          enum insn_rep until)
 {
-    if (s->step < 0 || !is_flat(c, s, X86_ES)) {
+    uint64_t to;
+    (void)until;
+    if (!first_element(c, s, X86_ES, X86_RDI, &to)) {
         return 0;
     }
-    uint64_t to = c->seg_base[X86_ES] + c->gpr[X86_RDI];
-    if (s->asize == 4) {
-        to = (uint32_t)to;
-    }
-    uint64_t n = MIN(count, to_page_end(to, s->size));
-    void *pt = soft_ram_ptr(c, to, s->size, true);
-    if (n == 0 || pt == NULL) {
+    uint64_t n = MIN(count, in_page(s, to));
+    void *pt = n != 0 ? elements(c, s, to, n, true) : NULL;
+    if (pt == NULL) {
         return 0;
     }
-    host_stos(pt, c->gpr[X86_RAX], n, s->size);
-    advance(c, s, X86_RDI, (int64_t)(n * s->size));
+    BY_SIZE(s->size, host_stos, pt, c->gpr[X86_RAX], n, s->step < 0);
+    advance(c, s, X86_RDI, (int64_t)n * s->step);
+    return n;
+}
+
+static uint64_t cmps_bulk(struct scpu *c, const struct string *s, uint64_t count,
+                          enum insn_rep until)
+{
+    uint64_t from, to;
+    if (!first_element(c, s, s->src_seg, X86_RSI, &from) ||
+        !first_element(c, s, X86_ES, X86_RDI, &to)) {
+        return 0;
+    }
+    uint64_t n = MIN(count, MIN(in_page(s, from), in_page(s, to)));
+    const uint8_t *a = n != 0 ? elements(c, s, from, n, false) : NULL;
+    const uint8_t *b = a != NULL ? elements(c, s, to, n, false) : NULL;
+    if (b == NULL) {
+        return 0;
+    }
+    n -= BY_SIZE(s->size, host_cmps, a, b, n, s->step < 0, until == REP_F3);
+    int64_t last = (int64_t)(n - 1) * s->step; /* looked at once more, for the flags */
+    compare(c, s->size, load_element(a + last, s->size), load_element(b + last, s->size));
+    advance(c, s, X86_RSI, (int64_t)n * s->step);
+    advance(c, s, X86_RDI, (int64_t)n * s->step);
+    return n;
+}
+
+static uint64_t scas_bulk(struct scpu *c, const struct string *s, uint64_t count,
+                          enum insn_rep until)
+{
+    uint64_t to;
+    if (!first_element(c, s, X86_ES, X86_RDI, &to)) {
+        return 0;
+    }
+    uint64_t n = MIN(count, in_page(s, to));
+    const uint8_t *p = n != 0 ? elements(c, s, to, n, false) : NULL;
+    if (p == NULL) {
+        return 0;
+    }
+    n -= BY_SIZE(s->size, host_scas, p, c->gpr[X86_RAX], n, s->step < 0, until == REP_F3);
+    int64_t last = (int64_t)(n - 1) * s->step;
+    compare(c, s->size, c->gpr[X86_RAX], load_element(p + last, s->size));
+    advance(c, s, X86_RDI, (int64_t)n * s->step);
     return n;
 }
 
@@ -210,7 +316,7 @@ static enum insn_result repeat(struct scpu *c, const struct insn *in, element_fn
             return INSN_NEXT;
         }
         /* With TF each element traps. */
-        uint64_t n = bulk != NULL && !(c->mode & MODE_STEP) ? bulk(c, &s, count) : 0;
+        uint64_t n = bulk != NULL && !(c->mode & MODE_STEP) ? bulk(c, &s, count, until) : 0;
         if (n == 0) {
             if (one(c, &s)) {
                 return INSN_EXC;
@@ -231,13 +337,64 @@ static enum insn_result repeat(struct scpu *c, const struct insn *in, element_fn
     }
 }
 
+/* Forward in 64-bit mode without alignment checks: the REP that kernels copy and clear with. */
+static bool is_plain_rep(const struct scpu *c, const struct insn *in)
+{
+    return in->rep != REP_NONE && in->asize == 8 && !(c->sysflags & FL_DF) &&
+           (c->mode & (MODE_64 | MODE_STEP | MODE_AC)) == MODE_64;
+}
+
+/* All of it at once, when it lies in one page each and the TLB has both. */
+static bool movs_short(struct scpu *c, const struct insn *in)
+{
+    unsigned size = op_size(in);
+    uint64_t n = c->gpr[X86_RCX], from = c->seg_base[in->seg] + c->gpr[X86_RSI];
+    uint64_t to = c->gpr[X86_RDI];
+    if (n - 1 >= MEM_PAGE_SIZE / size) {
+        return n == 0;
+    }
+    const void *pf = uop_ptr_r(c, from, (unsigned)n * size);
+    void *pt = uop_ptr_w(c, to, (unsigned)n * size);
+    if (pf == NULL || pt == NULL) {
+        return false;
+    }
+    BY_SIZE(size, host_movs, pt, pf, n, false);
+    c->gpr[X86_RSI] += n * size;
+    c->gpr[X86_RDI] = to + n * size;
+    c->gpr[X86_RCX] = 0;
+    return true;
+}
+
+static bool stos_short(struct scpu *c, const struct insn *in)
+{
+    unsigned size = op_size(in);
+    uint64_t n = c->gpr[X86_RCX], to = c->gpr[X86_RDI];
+    if (n - 1 >= MEM_PAGE_SIZE / size) {
+        return n == 0;
+    }
+    void *pt = uop_ptr_w(c, to, (unsigned)n * size);
+    if (pt == NULL) {
+        return false;
+    }
+    BY_SIZE(size, host_stos, pt, c->gpr[X86_RAX], n, false);
+    c->gpr[X86_RDI] = to + n * size;
+    c->gpr[X86_RCX] = 0;
+    return true;
+}
+
 enum insn_result soft_op_movs(struct scpu *c, const struct insn *in)
 {
+    if (is_plain_rep(c, in) && movs_short(c, in)) {
+        return INSN_NEXT;
+    }
     return repeat(c, in, movs_one, movs_bulk, REP_NONE);
 }
 
 enum insn_result soft_op_stos(struct scpu *c, const struct insn *in)
 {
+    if (is_plain_rep(c, in) && stos_short(c, in)) {
+        return INSN_NEXT;
+    }
     return repeat(c, in, stos_one, stos_bulk, REP_NONE);
 }
 
@@ -248,10 +405,10 @@ enum insn_result soft_op_lods(struct scpu *c, const struct insn *in)
 
 enum insn_result soft_op_scas(struct scpu *c, const struct insn *in)
 {
-    return repeat(c, in, scas_one, NULL, (enum insn_rep)in->rep);
+    return repeat(c, in, scas_one, scas_bulk, (enum insn_rep)in->rep);
 }
 
 enum insn_result soft_op_cmps(struct scpu *c, const struct insn *in)
 {
-    return repeat(c, in, cmps_one, NULL, (enum insn_rep)in->rep);
+    return repeat(c, in, cmps_one, cmps_bulk, (enum insn_rep)in->rep);
 }
