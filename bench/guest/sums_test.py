@@ -31,4 +31,7 @@ def main():
     print(f"{len(common)} items have the native checksums")
 
 
-main()
+try:
+    main()
+except runner.RunError as error:
+    sys.exit(f"sums_test: {error}")
