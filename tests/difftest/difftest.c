@@ -15,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint64_t dt_xcr0;
-
 struct options {
     uint64_t seed, count, only;
     bool has_only, m64, m32;
@@ -27,14 +25,6 @@ struct options {
 struct totals {
     uint64_t cases, faults, died, bad;
 };
-
-uint64_t dt_random(uint64_t *state)
-{
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
 
 void dt_fill_data(uint8_t *data, const struct dt_case *k)
 {
@@ -63,38 +53,6 @@ void dt_fill_data(uint8_t *data, const struct dt_case *k)
         memcpy(data + i, &v, 8);
     }
     memcpy(data + k->patch_at, k->patch, k->patch_len);
-}
-
-static void component(unsigned i, unsigned *ret_off, unsigned *ret_len)
-{
-    uint32_t a, b, c, d;
-    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(13), "c"(i));
-    *ret_off = b;
-    *ret_len = a;
-}
-
-void dt_normalise(uint8_t *x)
-{
-    uint64_t bv;
-    memcpy(&bv, x + 512, 8);
-    if (!(bv & 1)) {
-        memset(x, 0, 24);
-        x[0] = 0x7f;
-        x[1] = 0x03;
-        memset(x + 32, 0, 128);
-    }
-    if (!(bv & 2)) {
-        memset(x + 160, 0, 256);
-    }
-    for (unsigned i = 2; i < 8; i++) {
-        unsigned off, len;
-        if (dt_xcr0 >> i & 1) {
-            component(i, &off, &len);
-            if (!(bv >> i & 1)) {
-                memset(x + off, 0, len);
-            }
-        }
-    }
 }
 
 /* ---- comparing ---- */
@@ -150,7 +108,7 @@ static void compare_vectors(struct report *r, uint8_t *a, uint8_t *b, bool low_o
         if (!(dt_xcr0 >> i & 1) || size[i] == 0 || (low_only && i != 5)) {
             continue;
         }
-        component(i, &off, &len);
+        off = dt_component(i, &len);
         for (unsigned j = 0; j < len / size[i]; j++) {
             compare_bytes(r, name[i], j, a + off + j * size[i], b + off + j * size[i], size[i]);
         }
@@ -346,17 +304,6 @@ static bool parse(int argc, char **argv, struct options *o)
     return true;
 }
 
-static uint64_t host_xcr0(void)
-{
-    uint32_t a, b, c, d, lo, hi;
-    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(1), "c"(0));
-    if (!(c & (1u << 27))) {
-        return 0;
-    }
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return lo & 0xe7;
-}
-
 int main(int argc, char **argv)
 {
     struct options o = {.seed = 1, .count = 24000, .m64 = true, .m32 = true, .stop = 40};
@@ -366,7 +313,7 @@ int main(int argc, char **argv)
                         "[--match TEXT] [--stop N]\n");
         return 2;
     }
-    dt_xcr0 = host_xcr0();
+    dt_xcr0 = dt_host_xcr0();
     if (dt_xcr0 == 0) {
         printf("difftest: skipped: the host has no XSAVE\n");
         return 77;

@@ -6,11 +6,10 @@
  * system calls, segment loads, far transfers, clocks, random numbers, and what shows the
  * machine rather than the instruction (CPUID, SGDT).
  */
-#include "difftest.h"
+#include "forms.h"
 
 #include "base/ckd.h"
 
-#include <Zydis/Zydis.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -478,15 +477,6 @@ static void random_lanes(struct dt_gen *g, uint8_t *p, unsigned len)
     }
 }
 
-/* Offsets of components in the host's standard format: CPUID 0Dh. */
-static unsigned component(unsigned i, unsigned *ret_len)
-{
-    uint32_t a, b, c, d;
-    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(13), "c"(i));
-    *ret_len = a;
-    return b;
-}
-
 static void random_x87(struct dt_gen *g, uint8_t *x)
 {
     uint16_t fcw = 0x37f, fsw = 0;
@@ -549,7 +539,7 @@ static void random_vectors(struct dt_gen *g, struct dt_state *s)
             continue;
         }
         bv |= UINT64_C(1) << i;
-        unsigned off = component(i, &len);
+        unsigned off = dt_component(i, &len);
         for (unsigned o = 0; o < len; o += 16) {
             if (i == 5) {
                 uint64_t k[2] = {rnd(g), chance(g, 50) ? rnd(g) : boundary(g)};
@@ -592,13 +582,13 @@ static void vsib_index(struct dt_gen *g, struct dt_case *k, ZydisRegister r)
     if (id < 16) {
         memcpy(k->in.xsave + 160 + id * 16, words, 16);
         if (dt_xcr0 & 4) {
-            memcpy(k->in.xsave + component(2, &len) + id * 16, words + 4, 16);
+            memcpy(k->in.xsave + dt_component(2, &len) + id * 16, words + 4, 16);
         }
         if (dt_xcr0 & 0x40) {
-            memcpy(k->in.xsave + component(6, &len) + id * 32, words + 8, 32);
+            memcpy(k->in.xsave + dt_component(6, &len) + id * 32, words + 8, 32);
         }
     } else if (dt_xcr0 & 0x80) {
-        memcpy(k->in.xsave + component(7, &len) + (id - 16) * 64, words, 64);
+        memcpy(k->in.xsave + dt_component(7, &len) + (id - 16) * 64, words, 64);
     }
 }
 
@@ -714,7 +704,7 @@ static uint32_t compact_image(uint8_t *x, uint64_t comps)
         if (!(comps >> i & 1)) {
             continue;
         }
-        off = component(i, &len);
+        off = dt_component(i, &len);
         memcpy(out + at, x + off, len);
         at += len; /* none of these components asks for alignment */
     }
@@ -831,6 +821,28 @@ void dt_gen_next(struct dt_gen *g, struct dt_case *k)
             return;
         }
     }
+}
+
+/* ---- for other tests ---- */
+void dt_gen_seed(struct dt_gen *g, uint64_t seed)
+{
+    g->rng = seed;
+}
+
+bool dt_gen_encode(struct dt_gen *g, unsigned form, uint8_t code[16],
+                   ZydisDecodedInstruction *in, ZydisDecodedOperand *ops)
+{
+    uint64_t tail[2] = {rnd(g), rnd(g)};
+    memcpy(code, tail, 16);
+    put_form(g, &g->forms[form], true, code);
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, code, 15, in, ops)) &&
+           !excluded(in, ops);
+}
+
+void dt_gen_state(struct dt_gen *g, struct dt_state *s)
+{
+    random_gprs(g, s);
+    random_vectors(g, s);
 }
 
 void dt_disassemble(const struct dt_case *k, char *buf, size_t len)

@@ -3,7 +3,7 @@
  * addresses, CPL 3 in long mode. Uses the engine's inside to run exactly one instruction (step)
  * or one block.
  */
-#include "difftest.h"
+#include "forms.h"
 
 #include "base/ckd.h"
 #include "cpu/soft/block.h"
@@ -92,28 +92,6 @@ static struct vcpu_seg code_seg(bool mode32)
     return s;
 }
 
-/* The model may keep from guests what the engine can do: here all of that is wanted. */
-static void offer_all(struct cpu_model *m)
-{
-    for (unsigned i = 0; i < m->n_leaves; i++) {
-        struct cpuid_leaf *l = &m->leaves[i];
-        uint32_t a, b, c, d;
-        __asm__ volatile("cpuid"
-                         : "=a"(a), "=b"(b), "=c"(c), "=d"(d)
-                         : "a"(l->leaf), "c"(l->subleaf));
-        if (l->leaf == 7 && l->subleaf == 0) {
-            l->ebx |= b & 0xf0230000; /* AVX-512 */
-            l->ecx |= c & 0x5842;
-            l->edx |= d & 0x800100;
-        } else if (l->leaf == 7 && l->subleaf == 1) {
-            l->eax |= a & 0x20;
-        } else if (l->leaf == 13 && l->subleaf == 1) {
-            l->eax |= a & 2; /* XSAVEC */
-        }
-    }
-    m->xcr0_mask |= dt_xcr0;
-}
-
 bool dt_soft_init(void)
 {
     struct err err;
@@ -124,7 +102,7 @@ bool dt_soft_init(void)
     if (rc == 0) {
         rc = cpu_model_host(&model, true, 1, &err);
     }
-    offer_all(&model);
+    dt_offer_all(&model);
     struct engine_vm_params params = {.mem = mem, .model = &model, .n_cpus = 1};
     params.host.mmio_read = no_read;
     params.host.mmio_write = no_write;
@@ -142,7 +120,6 @@ bool dt_soft_init(void)
         return false;
     }
     ram = mem_slot_get(mem, 0)->host;
-    dt_xcr0 &= model.xcr0_mask;
     make_tables();
     make_state(&base_state);
     memset(ram + GPA_CODE, 0xcc, DT_CODE_BYTES);
