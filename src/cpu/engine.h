@@ -73,6 +73,8 @@ struct engine_stats {
     uint64_t first_instruction_ns;
     uint64_t exits_pio, exits_mmio, exits_halt, exits_irq, exits_kick, exits_other;
     uint64_t code_invalidations, tlb_flushes, blocks_decoded, native_stubs;
+    uint64_t blocks_translated, code_flushes; /* translator: blocks, times all were dropped */
+    uint64_t jit_slow, jit_helped; /* instructions that translated code left to handlers */
     uint64_t engine_bytes; /* tables and caches of this vCPU in host memory */
 };
 
@@ -84,7 +86,7 @@ struct engine_probe {
 };
 
 struct engine_ops {
-    const char *name; /* "kvm", "soft" */
+    const char *name; /* "kvm", "soft", "interp" */
     bool has_irqchip;
 
     /* Measures in about a millisecond with a guest of its own. Never fails: says why instead.
@@ -133,9 +135,10 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_soft;
+extern const struct engine_ops engine_interp; /* the same without its translator */
 extern const struct engine_ops engine_kvm;
 
-/* By name "soft", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err if unknown
+/* By name "soft", "interp", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err if unknown
  * or unusable. */
 const struct engine_ops *engine_find(const char *name, char *ret_why, size_t why_len,
                                      struct err *err);

@@ -13,7 +13,7 @@
 #define KVM_MAX_SLOWDOWN   10.0
 #define KVM_MIN_INSN_PER_S 50e6 /* when the probe could not measure user code */
 
-static const struct engine_ops *const engines[] = {&engine_kvm, &engine_soft};
+static const struct engine_ops *const engines[] = {&engine_kvm, &engine_soft, &engine_interp};
 
 /* Whether KVM is good enough; ret_why gets one sentence without a full stop. */
 static bool kvm_is_good(const struct engine_probe *p, char *ret_why, size_t why_len)
@@ -71,6 +71,6 @@ const struct engine_ops *engine_find(const char *name, char *ret_why, size_t why
         }
         return engines[i];
     }
-    ERR(err, USAGE, EINVAL, "unknown engine '%s': want auto, kvm or soft", name);
+    ERR(err, USAGE, EINVAL, "unknown engine '%s': want auto, kvm, soft or interp", name);
     return NULL;
 }

@@ -16,6 +16,7 @@ static void fake_probe(struct engine_probe *ret_probe)
 
 const struct engine_ops engine_kvm = {.name = "kvm", .probe = fake_probe};
 const struct engine_ops engine_soft = {.name = "soft", .probe = fake_probe};
+const struct engine_ops engine_interp = {.name = "interp", .probe = fake_probe};
 
 static char why[300];
 
@@ -67,12 +68,13 @@ static void names_are_exact_and_soft_is_not_probed(void **state)
     (void)state;
     struct err err = {0};
 
+    assert_ptr_equal(engine_find("interp", why, sizeof(why), &err), &engine_interp);
     assert_ptr_equal(engine_find("soft", why, sizeof(why), &err), &engine_soft);
     assert_int_equal(probes, 0);
     assert_ptr_equal(engine_find("kvm", why, sizeof(why), &err), &engine_kvm);
     assert_null(engine_find("KVM", why, sizeof(why), &err));
     assert_int_equal(err.code, ERR_USAGE);
-    assert_non_null(strstr(err.text, "auto, kvm or soft"));
+    assert_non_null(strstr(err.text, "auto, kvm, soft or interp"));
 }
 
 int main(void)

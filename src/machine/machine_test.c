@@ -145,6 +145,7 @@ static void fake_get_stats(const struct engine_vcpu *v, struct engine_stats *ret
     .run = fake_run, .kick = fake_kick, .signal = fake_signal, .get_state = fake_get_state,    \
     .set_state = fake_set_state, .get_stats = fake_get_stats
 const struct engine_ops engine_soft = {.name = "soft", FAKE_OPS};
+const struct engine_ops engine_interp = {.name = "interp", FAKE_OPS};
 const struct engine_ops engine_kvm = {.name = "kvm", FAKE_OPS};
 
 int machine_boot(struct machine *m, struct vcpu_state *ret_bsp, struct err *err)

@@ -13,6 +13,7 @@
 
 #include "cpu/soft/decode.h"
 #include "cpu/soft/fast.h"
+#include "cpu/soft/jit/jit.h"
 #include "cpu/soft/native.h"
 #include "cpu/soft/ops.h"
 #include "cpu/soft/optable.h"
@@ -71,8 +72,8 @@ void code_cache_flush(struct scpu *c)
     soft_leave(c);
     __builtin_memset(c->code->hash, 0, sizeof(c->code->hash));
     c->code->used = 0;
-    c->jc_epoch[0]++;
-    c->jc_epoch[1]++;
+    soft_code_epoch(c, 0);
+    soft_code_epoch(c, 1);
     c->blk = NULL;
     native_cache_flush(c);
 }
@@ -259,7 +260,7 @@ struct build {
     bool branch; /* the last uop goes on by itself */
 };
 
-static void mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host)
+void block_mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host)
 {
     if (atomic_load_explicit(&page->has_code, memory_order_seq_cst) == CODE_MARKED) {
         return;
@@ -270,7 +271,7 @@ static void mark_code(struct scpu *c, struct soft_page *page, const uint8_t *hos
     atomic_store_explicit(&page->has_code, CODE_MARKED, memory_order_seq_cst);
 }
 
-static uint32_t page_gen(const struct soft_page *page)
+uint32_t block_page_gen(const struct soft_page *page)
 {
     uint32_t gen;
     while ((gen = atomic_load_explicit(&page->gen, memory_order_seq_cst)) & 1) {
@@ -279,7 +280,7 @@ static uint32_t page_gen(const struct soft_page *page)
     return gen;
 }
 
-static void mark_lines(struct soft_page *page, uint64_t off, uint64_t len)
+void block_mark_lines(struct soft_page *page, uint64_t off, uint64_t len)
 {
     uint64_t last = MIN(off + len, MEM_PAGE_SIZE) - 1;
     uint64_t mask = (~UINT64_C(0) << (off >> 6)) & (~UINT64_C(0) >> (63 - (last >> 6)));
@@ -374,10 +375,10 @@ static bool gather_crossing(struct scpu *c, struct build *bd, uint8_t bytes[16],
     if (second == NULL) {
         return false;
     }
-    mark_code(c, second->page, second->host);
+    block_mark_code(c, second->page, second->host);
     bd->b->pgen2 = &second->page->gen;
-    bd->b->gen2 = page_gen(second->page);
-    mark_lines(second->page, 0, 15);
+    bd->b->gen2 = block_page_gen(second->page);
+    block_mark_lines(second->page, 0, 15);
     for (size_t i = have; i < 15; i++) {
         bytes[i] = second->host[i - have];
     }
@@ -402,7 +403,7 @@ static int build_one(struct scpu *c, struct build *bd)
         }
         limit = (size_t)MIN(15, (uint64_t)c->seg[X86_CS].limit - bd->rip + 1);
     }
-    mark_lines(bd->page->page, off, 15);
+    block_mark_lines(bd->page->page, off, 15);
     enum decode_result dr =
         soft_decode(bd->page->host + off, MIN(avail, limit), bd->mode, &in, &row);
     if (dr == DECODE_SHORT) {
@@ -465,11 +466,11 @@ static struct sblock *build(struct scpu *c, uint64_t lin, uint32_t mode, bool *r
     /* The entry may be replaced by the fetch of a second page. */
     struct itlb_entry page = *bd.page;
     bd.page = &page;
-    mark_code(c, page.page, page.host);
+    block_mark_code(c, page.page, page.host);
     head.pa = page.gpa + (lin & (MEM_PAGE_SIZE - 1));
     head.host = page.host + (lin & (MEM_PAGE_SIZE - 1));
     head.pgen = &page.page->gen;
-    head.gen = page_gen(page.page);
+    head.gen = block_page_gen(page.page);
     while (!bd.ended && bd.n_insns < max_insns) {
         int r = build_one(c, &bd);
         if (r < 0) {
@@ -488,6 +489,9 @@ static struct sblock *build(struct scpu *c, uint64_t lin, uint32_t mode, bool *r
         return NULL;
     }
     *b = head;
+    b->heat = c->jit != NULL && jit_mode_ok(mode) && b->pgen2 == NULL
+                  ? MAX(c->vm->tuning.hot, 1)
+                  : SBLOCK_COLD;
     __builtin_memcpy(b->uops, ops, bd.n_ops * sizeof(struct uop));
     *block_tail(b) = bd.tail;
     struct sblock **p = bucket(c->code, b->pa, b->va, mode);

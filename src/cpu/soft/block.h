@@ -12,3 +12,9 @@ size_t code_cache_bytes(const struct scpu *c); /* of host memory in use */
 /* The block at c->rip for mode (c->mode, or with MODE_STEP: one instruction), decoded if need
  * be. NULL: the fetch faulted and an exception is raised. */
 struct sblock *block_get(struct scpu *c, uint32_t mode);
+
+/* For who decodes from a page, in this order: from then on stores to it are noticed, and then
+ * the generation is read, the lines are marked, and the bytes are read. */
+void block_mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host);
+uint32_t block_page_gen(const struct soft_page *page);
+void block_mark_lines(struct soft_page *page, uint64_t off, uint64_t len);

@@ -6,6 +6,7 @@
 
 #include "cpu/soft/block.h"
 #include "cpu/soft/exc.h"
+#include "cpu/soft/jit/jit.h"
 #include "cpu/soft/msr.h"
 #include "cpu/soft/native.h"
 
@@ -53,6 +54,7 @@ void soft_update_mode(struct scpu *c)
         bool smap = (c->cr4 & CR4_SMAP) && (c->cr0 & CR0_PG) && !(c->sysflags & FL_AC);
         c->mmu = smap ? MMU_SMAP : MMU_KERNEL;
     }
+    c->mode |= c->mmu == MMU_SMAP ? MODE_SMAP : 0;
     c->tlb_r = c->tlb[c->mmu][TLB_R];
     c->tlb_w = c->tlb[c->mmu][TLB_W];
     for (unsigned s = 0; s < X86_NSEG; s++) {
@@ -62,8 +64,8 @@ void soft_update_mode(struct scpu *c)
     uint64_t base = (c->mode & MODE_64) ? 0 : c->seg[X86_CS].base;
     if (base != c->code_base) {
         c->code_base = base; /* blocks are found by RIP */
-        c->jc_epoch[0]++;
-        c->jc_epoch[1]++;
+        soft_code_epoch(c, 0);
+        soft_code_epoch(c, 1);
     }
     if (((old ^ c->mode) & MODE_STEP) && (c->dr[7] & 0xff)) {
         soft_tlb_flush_all(c); /* armed watchpoints want to see every access */
@@ -155,6 +157,9 @@ static bool take_requests(struct scpu *c)
     if (req & SOFT_REQ_CODE) {
         soft_tlb_drop_writes(c);
     }
+    if (req & SOFT_REQ_STALE) {
+        jit_drop_stale(c);
+    }
     if (req & SOFT_REQ_STOP) {
         soft_leave(c);
         soft_guest_leave(c);
@@ -229,6 +234,17 @@ static uint64_t code_breakpoints(const struct scpu *c)
 
 #define DR6_BS UINT64_C(0x4000)
 
+/* Translated code for the next instruction, if it has been or is to be translated at once. */
+static struct tblock *translated(struct scpu *c)
+{
+    const struct soft_tuning *tune = &c->vm->tuning;
+    if (unlikely(tune->flush != 0) && jit_count_dispatch(c)) {
+        jit_flush(c);
+    }
+    struct tblock *tb = jit_find(c);
+    return tb == NULL && tune->hot == 0 ? jit_translate(c) : tb;
+}
+
 /*
  * One block, or one instruction when something must be looked at after each. Leaves either an
  * exception raised or the machine at an instruction boundary.
@@ -248,20 +264,38 @@ static void run_block(struct scpu *c)
             return;
         }
     }
-    struct sblock *b = block_get(c, c->mode | (step ? MODE_STEP : 0));
-    if (b == NULL) {
-        return;
+    struct tblock *tb = NULL;
+    struct sblock *b = NULL;
+    bool may_translate = !step && c->jit != NULL && jit_mode_ok(c->mode);
+    if (may_translate) {
+        tb = translated(c);
+    }
+    if (tb == NULL) {
+        b = block_get(c, c->mode | (step ? MODE_STEP : 0));
+        if (b == NULL) {
+            return;
+        }
+        if (may_translate && b->heat <= 1 && (tb = jit_translate(c)) == NULL) {
+            b->heat = SBLOCK_COLD;
+        }
     }
     /* RF lasts for one instruction, but what IRET loads is for the one after it. */
     uint64_t rf = c->sysflags & FL_RF;
     c->sysflags &= ~FL_RF;
     c->step_rule = STEP_TF_BEFORE;
     c->irq_shadow = 0;
-    c->icount += b->n_insns;
-    c->blk = b;
-    c->rip = b->va;
-    c->stop_result = INSN_NEXT;
-    uop_run(c, b->uops[0].fn(c, b->uops));
+    if (tb != NULL) {
+        if (b != NULL) {
+            b->heat = 1;
+        }
+        jit_run(c, tb);
+    } else {
+        c->icount += b->n_insns;
+        c->blk = b;
+        c->rip = b->va;
+        c->stop_result = INSN_NEXT;
+        uop_run(c, b->uops[0].fn(c, b->uops));
+    }
     c->blk = NULL;
     c->code_hit = false;
     if (c->stop_result == INSN_EXC) {
@@ -337,6 +371,9 @@ void scpu_run(struct engine_vcpu *vcpu, struct engine_exit_info *ret_exit)
 {
     struct scpu *c = (struct scpu *)vcpu;
     ret_exit->text[0] = 0;
+    if (c->jit != NULL) {
+        jit_set_base(c);
+    }
     soft_guest_enter(c);
     run_loop(c, ret_exit);
     soft_guest_leave(c);
@@ -464,8 +501,8 @@ int scpu_set_state(struct engine_vcpu *vcpu, const struct vcpu_state *s, struct 
     c->pending_db = 0;
     soft_set_rflags(c, s->rflags);
     soft_tlb_flush_all(c);
-    c->jc_epoch[0]++;
-    c->jc_epoch[1]++;
+    soft_code_epoch(c, 0);
+    soft_code_epoch(c, 1);
     if ((c->cr0 & CR0_PG) && (c->cr4 & CR4_PAE) && !(c->efer & EFER_LMA) &&
         soft_load_pdptes(c, c->cr3)) {
         c->exc.pending = false;
@@ -481,7 +518,7 @@ void scpu_get_stats(const struct engine_vcpu *vcpu, struct engine_stats *ret)
     const struct scpu *c = (const struct scpu *)vcpu;
     *ret = c->stats;
     ret->instructions = c->icount;
-    ret->engine_bytes = sizeof(*c) + code_cache_bytes(c);
+    ret->engine_bytes = sizeof(*c) + code_cache_bytes(c) + jit_bytes(c);
 }
 
 uint64_t scpu_read_tsc(const struct engine_vcpu *vcpu)
@@ -501,6 +538,7 @@ void scpu_free(struct engine_vcpu *vcpu)
     c->vm->cpus[c->index] = NULL;
     pthread_mutex_unlock(&c->vm->lock);
     native_cache_free(c);
+    jit_free(c);
     code_cache_free(c);
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
@@ -533,6 +571,9 @@ int scpu_new(struct engine_vm *evm, unsigned index, struct engine_vcpu **ret_vcp
     }
     if (r == 0) {
         r = native_cache_new(c, err);
+    }
+    if (r == 0) {
+        r = jit_new(c, err);
     }
     if (r == 0) {
         struct vcpu_state *s = c->cold;

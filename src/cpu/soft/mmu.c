@@ -105,7 +105,7 @@ static bool entry_update(struct scpu *c, uint8_t *p, uint64_t gpa, unsigned byte
         struct soft_page *page = &s->pages[off >> MEM_PAGE_SHIFT];
         mem_slot_mark_dirty(s->mem_slot, off);
         if (atomic_load_relaxed_u32(&page->has_code) &&
-            soft_code_written(page, off & (MEM_PAGE_SIZE - 1), bytes)) {
+            soft_code_written(c->vm, page, off & (MEM_PAGE_SIZE - 1), bytes)) {
             c->code_hit = true;
         }
     }
@@ -352,6 +352,9 @@ static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
     unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
     struct tlb_entry *e = &c->tlb[w->idx][kind][index];
     struct tlb_log *log = &c->tlb_log[w->global];
+    if (kind == TLB_W && e->tag != TLB_INVALID(index)) {
+        c->tlb_gen++; /* nobody sees the old entry any more: soft_code_settle */
+    }
     __atomic_store_n(&e->tag, TLB_INVALID(index), __ATOMIC_RELAXED);
     __atomic_store_n(&e->addend, (uint64_t)(uintptr_t)host - w->va, __ATOMIC_RELEASE);
     __atomic_store_n(&e->tag, w->va & ~(MEM_PAGE_SIZE - 1), __ATOMIC_RELEASE);
@@ -451,6 +454,7 @@ static void note_large(struct scpu *c, const struct walk *w)
 
 static void drop_all(struct scpu *c)
 {
+    c->tlb_gen++;
     struct tlb_entry *all = &c->tlb[0][0][0];
     for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
         tlb_drop(&all[i], i & (TLB_SIZE - 1));
@@ -461,6 +465,7 @@ static void drop_all(struct scpu *c)
 static void drop_logged(struct scpu *c, struct tlb_log *log)
 {
     struct tlb_entry *all = &c->tlb[0][0][0];
+    c->tlb_gen++;
     if (log->n == TLB_LOG_MAX) {
         drop_all(c);
         return;
@@ -475,6 +480,7 @@ static void drop_logged(struct scpu *c, struct tlb_log *log)
 static void drop_region(struct scpu *c, uint64_t va, unsigned shift)
 {
     struct tlb_entry *all = &c->tlb[0][0][0];
+    c->tlb_gen++;
     for (unsigned l = 0; l < ARRAY_LEN(c->tlb_log); l++) {
         const struct tlb_log *log = &c->tlb_log[l];
         if (log->n == TLB_LOG_MAX) {
@@ -494,7 +500,7 @@ static void drop_region(struct scpu *c, uint64_t va, unsigned shift)
 /* Code of one half of the address space: what found it by linear address starts afresh. */
 static void drop_code(struct scpu *c, unsigned half)
 {
-    c->jc_epoch[half]++;
+    soft_code_epoch(c, half);
     __builtin_memset(c->code_pages[half], 0, sizeof(c->code_pages[half]));
 }
 
@@ -534,6 +540,7 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va)
     unsigned half = (unsigned)(va >> 63);
     c->stats.tlb_flushes++;
     c->pde_epoch++;
+    c->tlb_gen++;
     for (unsigned i = 0; i < c->n_large; i++) {
         if (in_large(&c->large[i], va)) {
             drop_region(c, va, c->large[i].shift);
@@ -559,6 +566,7 @@ void soft_tlb_flush_page(struct scpu *c, uint64_t va)
 void soft_tlb_drop_writes(struct scpu *c)
 {
     struct tlb_entry *all = &c->tlb[0][0][0];
+    c->tlb_gen++;
     for (unsigned l = 0; l < ARRAY_LEN(c->tlb_log); l++) {
         const struct tlb_log *log = &c->tlb_log[l];
         if (log->n == TLB_LOG_MAX) {
@@ -577,7 +585,22 @@ void soft_tlb_drop_writes(struct scpu *c)
     }
 }
 
-bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len)
+/* Every translator looks at the page before it goes on after its next poll. */
+static void note_stale(struct soft_vm *vm, struct soft_page *page)
+{
+    pthread_mutex_lock(&vm->stale_lock);
+    uint32_t n = atomic_load_explicit(&vm->stale_n, memory_order_relaxed);
+    atomic_store(&vm->stale[n % SOFT_STALE_MAX], page);
+    atomic_store(&vm->stale_n, n + 1);
+    pthread_mutex_unlock(&vm->stale_lock);
+    for (unsigned i = 0; i < vm->n_cpus; i++) {
+        if (vm->cpus[i] != NULL && vm->cpus[i]->jit != NULL) {
+            atomic_fetch_or(&vm->cpus[i]->exit_req, SOFT_REQ_STALE);
+        }
+    }
+}
+
+bool soft_code_written(struct soft_vm *vm, struct soft_page *page, uint64_t off, uint64_t len)
 {
     unsigned first = (unsigned)(off >> 6), last = (unsigned)((off + len - 1) >> 6);
     uint64_t mask = (~UINT64_C(0) << first) & (~UINT64_C(0) >> (63 - last));
@@ -596,6 +619,7 @@ bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len)
     }
     atomic_store_explicit(&page->lines, 0, memory_order_seq_cst);
     atomic_store_explicit(&page->gen, gen + 2, memory_order_seq_cst);
+    note_stale(vm, page);
     return true;
 }
 
@@ -637,6 +661,27 @@ int mmu_translate(struct scpu *c, uint64_t va, unsigned acc, struct xlat *ret)
         }
     }
     return 0;
+}
+
+bool mmu_fill_if_dirty(struct scpu *c, uint64_t va)
+{
+    struct walk w = {.va = va, .acc = c->cpl == 3 ? ACC_USER : 0};
+    struct xlat x;
+    w.idx = mmu_index_of(c, w.acc);
+    if ((c->dr[7] & 0xff) || walk(c, &w) != 0 || !w.writable) {
+        return false;
+    }
+    x.slot = slot_of(c, w.gpa);
+    if (x.slot == NULL || x.slot->slot.kind == MEM_ROM) {
+        return false;
+    }
+    uint64_t off = w.gpa - x.slot->slot.base.v;
+    x.host = x.slot->slot.host + off;
+    x.page = &x.slot->pages[off >> MEM_PAGE_SHIFT];
+    note_large(c, &w);
+    mem_slot_mark_dirty(x.slot->mem_slot, off);
+    mmu_fill_write(c, &w, &x);
+    return true;
 }
 
 const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va)

@@ -40,3 +40,6 @@ static inline bool soft_code_page_bit(struct scpu *c, uint64_t va, bool add)
     }
     return was;
 }
+/* Makes a write entry for va's page without writing: only where the page table allows the write
+ * and has its D bit set already. Whether it did; raises nothing. */
+bool mmu_fill_if_dirty(struct scpu *c, uint64_t va);

@@ -91,7 +91,7 @@ static void note_written(struct scpu *c, const struct xlat *x, unsigned len)
     /* The store must be visible before we look: a decoder marks its lines before it reads. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&x->page->has_code, memory_order_seq_cst) &&
-        soft_code_written(x->page, x->gpa & (MEM_PAGE_SIZE - 1), len)) {
+        soft_code_written(c->vm, x->page, x->gpa & (MEM_PAGE_SIZE - 1), len)) {
         c->code_hit = true;
         c->stats.code_invalidations++;
     }

@@ -11,6 +11,9 @@
  */
 #include "cpu/soft/native_int.h"
 
+#include "cpu/soft/block.h"
+#include "cpu/soft/ops.h"
+
 /* ---- lookup ---- */
 static const struct native_node *find_node(unsigned enc, unsigned map, unsigned pp,
                                            unsigned opcode)
@@ -595,4 +598,39 @@ enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop
     op->insn = &ni->in;
     op->fn = choose_handler(c, ni, op);
     return NATIVE_OK;
+}
+
+/* ---- for the translator ---- */
+enum insn_result native_run(struct scpu *c, const struct insn *in)
+{
+    int fault = -1;
+    struct native_insn *ni = NULL;
+    enum native_result r = prepare(c, in, &fault, &ni);
+    if (r == NATIVE_FULL) {
+        code_cache_flush(c);
+        r = prepare(c, in, &fault, &ni);
+    }
+    if (r == NATIVE_UNKNOWN) { /* TZCNT and LZCNT where the guest lacks them */
+        bool scan = in->enc == ENC_LEGACY && in->map == MAP_0F && (in->opcode & 0xfe) == 0xbc;
+        return scan ? soft_op_bsf_bsr(c, in) : (enum insn_result)soft_raise(c, EXC_UD);
+    }
+    if (fault >= 0) {
+        return (enum insn_result)soft_raise(c, (uint8_t)fault);
+    }
+    return run_any(c, ni);
+}
+
+bool native_plan(struct scpu *c, const struct insn *in, struct native_desc *ret_desc)
+{
+    const struct native_desc *d = native_find(in, ret_desc);
+    if (d == NULL || d->special != SP_NONE || d->cls == NC_WAIT || d->cls == NC_X87 ||
+        !c->native->has[d->feature] || static_fault(c, in, d) >= 0 ||
+        (in->enc == ENC_EVEX && in->is_mem && in->aaa != 0 && !(d->flags & ND_NF))) {
+        return false;
+    }
+    *ret_desc = *d;
+    if (in->is_mem && (d->flags & ND_MEM_OSIZE)) {
+        ret_desc->mem_len = in->osize;
+    }
+    return !in->is_mem || d->mem_len == 0 || in->asize == 8;
 }

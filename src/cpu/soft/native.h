@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "cpu/soft/soft.h"
+#include "cpu/soft/native_table.h"
 #include "cpu/soft/uop.h"
 
 /* ---- for the decoder ---- */
@@ -45,6 +46,15 @@ enum native_result {
  */
 enum native_result native_bind(struct scpu *c, const struct insn *in, struct uop *op);
 
+/* Runs in, an instruction of ours, with c->rip and c->next_rip set. */
+enum insn_result native_run(struct scpu *c, const struct insn *in);
+/*
+ * For the translator: whether in can be copied into generated code with other registers and
+ * another memory operand, that is, needs nothing but what *ret_desc says. Its code is for
+ * c->mode.
+ */
+bool native_plan(struct scpu *c, const struct insn *in, struct native_desc *ret_desc);
+
 /* ---- life of a vCPU ---- */
 /* Makes c->native; c->vm must be set (features of the model are read here). */
 int native_cache_new(struct scpu *c, struct err *err);
@@ -53,6 +63,9 @@ void native_cache_flush(struct scpu *c);
 /* The process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE; chains to those that were there.
  * Any number of calls, from one thread at a time. */
 int native_signals_init(struct err *err);
+
+/* Faults of the host in [rx, rx + bytes) are c's too: jit_fault. */
+void native_register_code(struct scpu *c, const void *rx, size_t bytes);
 
 /* Vector and x87 state as after power-on (init false) or as INIT leaves it (init true). */
 void native_fpu_reset(struct scpu *c, bool init);

@@ -8,6 +8,7 @@
  * the handlers that were installed before: these are a process's, because signal handlers are.
  * soft_enter_fpu and soft_leave are compiled for general registers only.
  */
+#include "cpu/soft/jit/jit.h"
 #include "cpu/soft/native_int.h"
 
 #include <cpuid.h>
@@ -95,6 +96,8 @@ void native_k_put(struct scpu *c, unsigned n, uint64_t v)
  */
 static struct {
     _Atomic uintptr_t rx; /* 0: free */
+    _Atomic uintptr_t jit;
+    _Atomic uint64_t jit_bytes;
     struct scpu *c;
 } caches[MAX_CACHES];
 
@@ -107,6 +110,7 @@ int native_register(struct scpu *c, struct err *err)
         uintptr_t empty = 0;
         if (atomic_compare_exchange_strong(&caches[i].rx, &empty, (uintptr_t)c->native->rx)) {
             caches[i].c = c;
+            c->native->slot = i;
             return 0;
         }
     }
@@ -117,17 +121,28 @@ void native_unregister(struct scpu *c)
 {
     for (unsigned i = 0; i < MAX_CACHES; i++) {
         uintptr_t self = (uintptr_t)c->native->rx;
-        if (self != 0 && atomic_compare_exchange_strong(&caches[i].rx, &self, 0)) {
+        if (self != 0 && atomic_load(&caches[i].rx) == self) {
+            atomic_store(&caches[i].jit_bytes, 0);
+            atomic_store(&caches[i].rx, 0);
             return;
         }
     }
+}
+
+void native_register_code(struct scpu *c, const void *rx, size_t bytes)
+{
+    unsigned i = c->native->slot;
+    atomic_store(&caches[i].jit, (uintptr_t)rx);
+    atomic_store(&caches[i].jit_bytes, bytes);
 }
 
 static struct scpu *cache_of_rip(uint64_t rip)
 {
     for (unsigned i = 0; i < MAX_CACHES; i++) {
         uintptr_t rx = atomic_load_explicit(&caches[i].rx, memory_order_relaxed);
-        if (rx != 0 && rip - rx < NATIVE_CODE_BYTES) {
+        if (rx != 0 && (rip - rx < NATIVE_CODE_BYTES ||
+                        rip - atomic_load_explicit(&caches[i].jit, memory_order_relaxed) <
+                            atomic_load_explicit(&caches[i].jit_bytes, memory_order_relaxed))) {
             return caches[i].c;
         }
     }
@@ -164,8 +179,10 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
     ucontext_t *uc = ctx;
     greg_t *r = uc->uc_mcontext.gregs;
     struct scpu *c = si->si_code > 0 ? cache_of_rip((uint64_t)r[REG_RIP]) : NULL;
+    uint64_t resume = (uint64_t)(uintptr_t)native_fault_thunk;
     if (c != NULL) {
         switch (r[REG_TRAPNO]) {
+        case EXC_DE:
         case EXC_UD:
         case EXC_SS:
         case EXC_GP:
@@ -173,7 +190,8 @@ static void on_fault(int sig, siginfo_t *si, void *ctx)
         case EXC_AC:
         case EXC_XM:
             c->native->fault = (uint8_t)r[REG_TRAPNO];
-            r[REG_RIP] = (greg_t)(uintptr_t)native_fault_thunk;
+            jit_fault(c, (uint64_t)r[REG_RIP], (uint64_t)r[REG_EFL], &resume);
+            r[REG_RIP] = (greg_t)resume;
             return;
         default: break; /* a page fault: guest RAM that the host cannot provide */
         }

@@ -78,6 +78,7 @@ struct native_cache {
     void (*enter)(void); /* jumped to by stubs: native_enter_thunk */
     uop_fn *slow;        /* and where they go when the TLB has no entry */
     struct uop fake[2];  /* for running a stub from C */
+    unsigned slot;       /* among the process's caches: native_fpu.c */
     uint8_t fault;       /* vector of the host's exception in the last stub */
     /* Stubs that move one register to or from memory: native_vec_get and the like. */
     uint32_t get_stub[3][32], put_stub[3][32]; /* by bytes 16 << n; 0: host lacks it */

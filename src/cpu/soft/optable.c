@@ -72,8 +72,8 @@ static const struct opcode grp2_d1[8] = {X8(OPK(soft_op_shift, M, K_SHIFT))};
         OPK(soft_op_test_rm_imm, (fl) | (imm), K_TEST),                                        \
             OPK(soft_op_test_rm_imm, (fl) | (imm), K_TEST),                                    \
             OPK(soft_op_not, (fl) | LK, K_NEGNOT), OPK(soft_op_neg, (fl) | LK, K_NEGNOT),      \
-            OP(soft_op_mul, (fl)), OP(soft_op_imul, (fl)), OP(soft_op_div, (fl)),              \
-            OP(soft_op_idiv, (fl)),                                                            \
+            OPK(soft_op_mul, (fl), K_MULDIV), OPK(soft_op_imul, (fl), K_MULDIV),               \
+            OPK(soft_op_div, (fl), K_MULDIV), OPK(soft_op_idiv, (fl), K_MULDIV),               \
     }
 static const struct opcode grp3_f6[8] = GRP3_ROWS(M | BY, I8);
 static const struct opcode grp3_f7[8] = GRP3_ROWS(M, IZ);
@@ -179,7 +179,7 @@ const struct opcode op_table_1b[256] = {
     OPK(soft_op_cwd, 0, K_CWD),
     OP(soft_insn_call_far_imm, OP_FARPTR | NO64 | END),
     {.fn = NULL, .flags = OP_NATIVE},
-    OP(soft_insn_pushf, D64),
+    OPK(soft_insn_pushf, D64, K_PUSHF),
     OP(soft_insn_popf, D64 | END),
     OP(soft_op_sahf, 0),
     OP(soft_op_lahf, 0),
@@ -244,12 +244,12 @@ const struct opcode op_table_1b[256] = {
     UD,
     UD,
     OP(soft_insn_hlt, END),
-    OP(soft_op_flag, 0),
+    OPK(soft_op_flag, 0, K_CARRY),
     GRP(grp3_f6, 0),
     GRP(grp3_f7, 0),
-    /* F8 */ OP(soft_op_flag, 0),
-    OP(soft_op_flag, 0),
-    OP(soft_insn_cli, 0),
+    /* F8 */ OPK(soft_op_flag, 0, K_CARRY),
+    OPK(soft_op_flag, 0, K_CARRY),
+    OPK(soft_insn_cli, 0, K_CLI),
     OP(soft_insn_sti, 0),
     OP(soft_op_flag, 0),
     OP(soft_op_flag, 0),
@@ -295,7 +295,7 @@ static const struct opcode *resolve_0f01(const struct insn *in)
 }
 
 static const struct opcode row_rdpid = OP(soft_insn_rdpid, M);
-static const struct opcode row_cmpxchg8b = OP(soft_op_cmpxchg8b, M | LK | OP_MEMONLY);
+static const struct opcode row_cmpxchg8b = OPK(soft_op_cmpxchg8b, M | LK | OP_MEMONLY, K_CMPXCHG8B);
 static const struct opcode row_native = NATIVE;
 static const struct opcode *resolve_0fc7(const struct insn *in)
 {
@@ -338,7 +338,7 @@ static const struct opcode grp8[8] = {
     OPK(soft_op_bt, M | OP_IMM8U | LK, K_BT),
     OPK(soft_op_bt, M | OP_IMM8U | LK, K_BT),
 };
-static const struct opcode row_bsf = OP(soft_op_bsf_bsr, M);
+static const struct opcode row_bsf = OPK(soft_op_bsf_bsr, M, K_BSCAN);
 static const struct opcode *resolve_f3_native(const struct insn *in)
 {
     return in->rep == REP_F3 ? &row_native : &row_bsf; /* TZCNT, LZCNT */
@@ -392,18 +392,18 @@ const struct opcode op_table_0f[256] = {
     OP(soft_insn_pop_sreg, D64 | END),
     OP(soft_insn_cpuid, 0),
     OPK(soft_op_bt, M, K_BT),
-    OP(soft_op_shld_shrd, M | OP_IMM8U),
-    OP(soft_op_shld_shrd, M),
+    OPK(soft_op_shld_shrd, M | OP_IMM8U, K_SHD),
+    OPK(soft_op_shld_shrd, M, K_SHD),
     [0xa8] = OP(soft_insn_push_sreg, D64),
     OP(soft_insn_pop_sreg, D64 | END),
     OP(soft_insn_rsm, END),
     OPK(soft_op_bt, M | LK, K_BT),
-    OP(soft_op_shld_shrd, M | OP_IMM8U),
-    OP(soft_op_shld_shrd, M),
+    OPK(soft_op_shld_shrd, M | OP_IMM8U, K_SHD),
+    OPK(soft_op_shld_shrd, M, K_SHD),
     RESOLVE(resolve_0fae),
     OPK(soft_op_imul_r_rm, M, K_IMUL),
-    [0xb0] = OP(soft_op_cmpxchg, M | BY | LK),
-    OP(soft_op_cmpxchg, M | LK),
+    [0xb0] = OPK(soft_op_cmpxchg, M | BY | LK, K_CMPXCHG),
+    OPK(soft_op_cmpxchg, M | LK, K_CMPXCHG),
     OP(soft_insn_lss, M | OP_MEMONLY | END),
     OPK(soft_op_bt, M | LK, K_BT),
     OP(soft_insn_lfs, M | OP_MEMONLY | END),
@@ -418,8 +418,8 @@ const struct opcode op_table_0f[256] = {
     RESOLVE(resolve_f3_native),
     OPK(soft_op_movsx, M | BY, K_MOVSX),
     OPK(soft_op_movsx, M, K_MOVSX),
-    [0xc0] = OP(soft_op_xadd, M | BY | LK),
-    OP(soft_op_xadd, M | LK),
+    [0xc0] = OPK(soft_op_xadd, M | BY | LK, K_XADD),
+    OPK(soft_op_xadd, M | LK, K_XADD),
     NATIVE,
     NATIVE,
     NATIVE,

@@ -31,7 +31,7 @@ enum {
     OP_NOMOD = 1 << 21,   /* modrm.mod is ignored: always a register (MOV CR/DR) */
 };
 
-/* What the fast-path builder (fast.c) may do with it. */
+/* What the fast-path builder (fast.c) and the translator (jit/) may do with it. */
 enum op_kind {
     K_NONE,
     K_ALU,
@@ -63,6 +63,17 @@ enum op_kind {
     K_BT,
     K_LEAVE,
     K_BSWAP,
+    K_N_FAST, /* what follows has no fast handler, but is translated */
+    K_MULDIV = K_N_FAST,
+    K_CMPXCHG,
+    K_CMPXCHG8B,
+    K_XADD,
+    K_BSCAN,
+    K_SHD,
+    K_CARRY, /* CMC, CLC, STC */
+    K_PUSHF,
+    K_CLI,
+    K_COUNT
 };
 
 struct opcode {

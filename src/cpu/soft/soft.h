@@ -93,6 +93,12 @@ enum tlb_kind { TLB_R, TLB_W, TLB_NKIND };
 /* Which rights an access uses: kernel, user, kernel with SMAP in force. */
 enum mmu_index { MMU_KERNEL, MMU_USER, MMU_SMAP, MMU_NIDX };
 
+/* Whose rights ordinary accesses of code of a mode have. */
+static inline enum mmu_index soft_mode_mmu(uint32_t mode)
+{
+    return mode & MODE_CPL3 ? MMU_USER : mode & MODE_SMAP ? MMU_SMAP : MMU_KERNEL;
+}
+
 /* Which entries were filled since the last flush, so that a flush costs by their number. */
 #define TLB_LOG_MAX 2048
 struct tlb_log {
@@ -158,6 +164,16 @@ struct xlat {
     struct soft_slot *slot;
     struct soft_page *page; /* with host */
 };
+
+/* Target of an indirect branch: jit/cache.c. */
+struct jit_jc_entry {
+    uint64_t tag;
+    void *code;
+};
+#define JIT_JC_SIZE 2048u
+#define JIT_SLOTS   16u
+
+#define SOFT_STALE_MAX 256u
 
 struct soft_exc {
     bool pending;
@@ -258,6 +274,18 @@ struct scpu {
      * before the n-th instruction from here. 0: runs freely. */
     unsigned steps;
 
+    /* The translating tier: jit/. gs is the base of this struct while its code runs. */
+    struct scpu *self;
+    struct jit *jit;            /* NULL: interpreter only */
+    uint64_t jit_slot[JIT_SLOTS]; /* addends of a block's groups of accesses */
+    uint64_t jit_tmp;
+    uint64_t jit_key[MMU_NIDX]; /* changes the addresses in jit_jc */
+    uint64_t jit_fault_pc;      /* where the host faulted */
+    uint16_t jit_fault_flags;   /* EFLAGS then, as in aflags */
+    bool jit_low_kernel;        /* a supervisor's entry of jit_jc is in the lower half */
+    uint32_t tlb_gen;           /* changes when entries are dropped */
+    struct jit_jc_entry jit_jc[MMU_NIDX][JIT_JC_SIZE];
+
     uint32_t pv_moment;   /* the one that our kvmclock page shows */
     struct log_limit odd; /* lines about odd things that this guest CPU does */
 };
@@ -270,9 +298,19 @@ enum {
     SOFT_REQ_SIPI = 1 << 4,
     SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries */
     SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
+    SOFT_REQ_STALE = 1 << 7, /* decoded code was overwritten: soft_vm.stale */
+};
+
+/* What may be set from outside: VIVARIUM_SOFT, see README.md. */
+struct soft_tuning {
+    bool jit;            /* translate at all */
+    uint16_t hot;        /* a block is translated when it runs for this time; 0: at once */
+    uint32_t code_bytes; /* of translated code per vCPU */
+    unsigned flush;      /* stress: drop translated code after so many dispatches; 0: never */
 };
 
 struct soft_vm {
+    struct soft_tuning tuning;
     struct mem *mem;
     const struct cpu_model *model;
     struct engine_host host;
@@ -287,6 +325,11 @@ struct soft_vm {
     uint32_t pv_moment; /* which one; 0: none yet */
     uint64_t pv_tsc, pv_ns;
     int64_t pv_offset; /* guest time less host time then: changes by a pause or a load */
+    /* The last pages whose code was overwritten, for the translators; written under
+     * stale_lock. */
+    pthread_mutex_t stale_lock;
+    _Atomic uint32_t stale_n;
+    struct soft_page *_Atomic stale[SOFT_STALE_MAX];
 };
 
 /* ---- exceptions: exc.c ---- */
@@ -402,10 +445,13 @@ static inline bool soft_itlb_hit(const struct scpu *c, const struct itlb_entry *
 const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va);
 /* [off, off+len) of a page that has decoded code was overwritten: drops what covers it. true
  * when something was dropped. Any thread. */
-bool soft_code_written(struct soft_page *page, uint64_t off, uint64_t len);
+bool soft_code_written(struct soft_vm *vm, struct soft_page *page, uint64_t off, uint64_t len);
 /* Drops every write entry, because pages became code (or the dirty log was harvested). */
 void soft_tlb_drop_writes(struct scpu *c);
 struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa);
+/* Forgets where code of one half of the address space is mapped: block look-ups, links between
+ * pages, fetch translations. */
+void soft_code_epoch(struct scpu *c, unsigned half); /* jit/cache.c */
 
 /* ---- the other vCPUs: world.c ---- */
 /* Around all that touches guest memory. Enter waits while the world is stopped. */

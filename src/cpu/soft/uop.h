@@ -15,6 +15,7 @@
 #include "cpu/soft/soft.h"
 
 #define BLOCK_MAX_INSNS 48
+#define SBLOCK_COLD     UINT16_MAX /* heat of a block that is not to be translated */
 
 struct sblock {
     uint64_t va;         /* of the first instruction: RIP, without the base of CS */
@@ -29,6 +30,7 @@ struct sblock {
     _Atomic uint32_t *pgen2; /* second page of a page-crossing instruction, or NULL */
     uint32_t gen2;
     uint16_t n_insns, n_uops;
+    uint16_t heat; /* runs until it is translated; 1: it has been */
     uint32_t len_bytes;
     struct uop uops[];
 };
@@ -89,7 +91,8 @@ const struct uop *uop_lookup(struct scpu *c, uint64_t rip, int link_slot);
 static inline const struct uop *uop_enter(struct scpu *c, struct sblock *b)
 {
     if (unlikely((atomic_load_relaxed_u32(&c->exit_req) |
-                  (b->gen ^ atomic_load_relaxed_u32(b->pgen))) != 0)) {
+                  (b->gen ^ atomic_load_relaxed_u32(b->pgen))) != 0) ||
+        unlikely(--b->heat == 0)) {
         return uop_stop_at(c, b->va);
     }
     c->icount += b->n_insns;

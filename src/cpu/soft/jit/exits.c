@@ -1,0 +1,329 @@
+/*
+ * Ends of a block: branches, and what is out of line.
+ *
+ * A branch to a known address becomes a jump that first goes to a stub, which asks jit_run for
+ * the block there, and later straight to that block. Within a page that is all; to another page
+ * the jump first compares the epoch of its half of the address space, which changes whenever code
+ * may be mapped elsewhere. A branch back looks for requests of other threads, and so does an
+ * indirect one by its way through the table of targets: a loop has one of the two.
+ */
+#include "cpu/soft/jit/jit_int.h"
+
+#define OFF_GPR(g) (offsetof(struct scpu, gpr) + (g) * sizeof(uint64_t))
+
+struct stub *tr_stub(struct tr *t, enum stub_kind kind)
+{
+    struct stub *s = &t->stub[t->n_stubs++];
+    *s = (struct stub){
+        .kind = (uint8_t)kind, .fl = (uint8_t)t->fl, .insn = t->cur, .recipe = t->recipe};
+    return s;
+}
+
+/* ---- direct branches ---- */
+
+static uint8_t *poll_requests(struct tr *t)
+{
+    e_gs(&t->hot, 0, 0x83, 7, offsetof(struct scpu, exit_req));
+    e8(&t->hot, 0);
+    return e_jcc(&t->hot, CC_NE);
+}
+
+static struct texit *new_exit(struct tr *t, uint64_t target)
+{
+    struct texit *x = &t->exit[t->n_exits++];
+    *x = (struct texit){.target = target};
+    return x;
+}
+
+static bool same_page(const struct tr *t, uint64_t va)
+{
+    return ((va ^ t->tb->va) & ~(MEM_PAGE_SIZE - 1)) == 0;
+}
+
+static uint32_t hot_off(const struct tr *t, const uint8_t *p)
+{
+    return (uint32_t)(p - t->j->rw);
+}
+
+void tr_exit_to(struct tr *t, uint64_t target, bool back)
+{
+    struct texit *x = new_exit(t, target);
+    struct stub *s = tr_stub(t, STUB_EXIT);
+    s->exit = x;
+    if (!same_page(t, target)) {
+        e_gs(&t->hot, 0, 0x81, 7,
+             offsetof(struct scpu, jc_epoch) + (size_t)(target >> 63) * sizeof(uint32_t));
+        x->epoch_at = hot_off(t, t->hot.p);
+        e32(&t->hot, 0);
+        s->from[1] = e_jcc(&t->hot, CC_NE);
+    } else if (back) {
+        s->from[1] = poll_requests(t);
+    }
+    s->from[0] = e_jmp(&t->hot);
+    x->jmp_at = hot_off(t, s->from[0]);
+}
+
+/* Everything may look at the flags where the block ends. */
+static void flags_for_exit(struct tr *t)
+{
+    tr_flags_to_mem(t);
+}
+
+static uint64_t next_of(const struct tr *t, const struct jinsn *ji)
+{
+    return t->tb->va + ji->ip + ji->in.len;
+}
+
+bool gen_jcc(struct tr *t, struct jinsn *ji)
+{
+    unsigned cc = ji->in.opcode & 15;
+    uint64_t next = next_of(t, ji), target = next + ji->in.imm;
+    bool last = t->cur + 1 == t->n;
+    tr_flags_to_host(t);
+    if (!last) {
+        /* A side exit: what the other way does not need is done out of line. */
+        struct texit *x = new_exit(t, target);
+        struct stub *s = tr_stub(t, STUB_EXIT);
+        s->exit = x;
+        s->save = t->fl == FL_HOST && !jit_flags_dead_at(t, target);
+        s->from[0] = e_jcc(&t->hot, cc);
+        x->jmp_at = s->save ? 0 : hot_off(t, s->from[0]);
+        return true;
+    }
+    bool dead = t->fl == FL_HOST && target > next && same_page(t, target) &&
+                jit_flags_dead_at(t, target) && jit_flags_dead_at(t, next);
+    if (!dead) {
+        flags_for_exit(t);
+    }
+    if (same_page(t, target) && target > next) {
+        struct texit *x = new_exit(t, target);
+        struct stub *s = tr_stub(t, STUB_EXIT);
+        s->exit = x;
+        s->from[0] = e_jcc(&t->hot, cc);
+        x->jmp_at = hot_off(t, s->from[0]);
+    } else {
+        uint8_t *skip = e_jcc_short(&t->hot, cc ^ 1);
+        tr_exit_to(t, target, true);
+        e_patch_short(skip, t->hot.p);
+    }
+    tr_exit_to(t, next, false);
+    return true;
+}
+
+bool gen_jmp(struct tr *t, struct jinsn *ji)
+{
+    uint64_t next = next_of(t, ji), target = next + ji->in.imm;
+    flags_for_exit(t);
+    tr_exit_to(t, target, target < next);
+    return true;
+}
+
+/* ---- calls, returns, indirect branches ---- */
+
+/* Writes the return address below the stack pointer. */
+static void store_return(struct tr *t, struct jinsn *ji)
+{
+    struct mop m;
+    uint64_t next = next_of(t, ji);
+    tr_push_slot(t, ji, &m);
+    if (next == (uint64_t)(int64_t)(int32_t)next) {
+        e_op(&t->hot, E_W, 0xc7, 0, &m);
+        e32(&t->hot, (uint32_t)next);
+    } else {
+        unsigned r = tr_scratch(t, &m);
+        e_const(&t->hot, r, next);
+        e_op(&t->hot, E_W, 0x89, r, &m);
+    }
+}
+
+static void move_sp(struct asmb *a, int32_t by)
+{
+    unsigned sp = jit_host_reg[X86_RSP];
+    if (by != 0) {
+        e_lea(a, sp, sp, NO_REG, 0, by);
+    }
+}
+
+bool gen_call(struct tr *t, struct jinsn *ji)
+{
+    uint64_t next = next_of(t, ji), target = next + ji->in.imm;
+    flags_for_exit(t);
+    store_return(t, ji);
+    move_sp(&t->hot, -8);
+    tr_exit_to(t, target, target < next);
+    return true;
+}
+
+/* Through the table of targets to the address in S1; pop: bytes to take off the stack. A target
+ * that is not there is left to jit_on_jump with no register changed yet. */
+static void jump_s1(struct tr *t, int32_t pop)
+{
+    struct asmb *a = &t->hot;
+    enum mmu_index mmu = soft_mode_mmu(t->tb->mode);
+    size_t off = offsetof(struct scpu, jit_jc) + (size_t)mmu * JIT_JC_SIZE * 16;
+    struct stub *s = tr_stub(t, STUB_JUMP);
+    _Static_assert(sizeof(struct jit_jc_entry) == 16, "encoded below");
+    s->pop = pop;
+    e_gs(a, 0, 0x83, 7, offsetof(struct scpu, exit_req));
+    e8(a, 0);
+    s->from[1] = e_jcc(a, CC_NE);
+    e_rr(a, 0, 0x8b, RAX, S1); /* mov eax, S1d */
+    e8(a, 0x25);               /* and eax, size - 1 */
+    e32(a, JIT_JC_SIZE - 1);
+    e_rr(a, 0, 0xc1, 4, RAX); /* shl eax, 4 */
+    e8(a, 4);
+    e_gs(a, E_W, 0x33, S1, offsetof(struct scpu, jit_key) + (size_t)mmu * sizeof(uint64_t));
+    struct mop tag = mop_mem(RAX, NO_REG, (int32_t)off);
+    e_op(a, E_W | E_GS, 0x3b, S1, &tag);
+    s->from[0] = e_jcc(a, CC_NE);
+    move_sp(a, pop);
+    struct mop code = mop_mem(RAX, NO_REG, (int32_t)off + 8);
+    e_op(a, E_GS, 0xff, 4, &code);
+    t->s0_group = -1;
+}
+
+bool gen_ret(struct tr *t, struct jinsn *ji)
+{
+    struct mop m;
+    int32_t pop = 8 + (ji->in.opcode == 0xc2 ? (int32_t)ji->in.imm : 0);
+    flags_for_exit(t);
+    tr_stack(t, ji, 0, 8, false, &m);
+    e_op(&t->hot, E_W, 0x8b, S1, &m);
+    jump_s1(t, pop);
+    return true;
+}
+
+bool gen_jmpind(struct tr *t, struct jinsn *ji)
+{
+    flags_for_exit(t);
+    if (ji->in.is_mem) {
+        struct mop m;
+        tr_operand(t, ji, 8, false, &m);
+        e_op(&t->hot, E_W, 0x8b, S1, &m);
+    } else {
+        e_mov(&t->hot, S1, tr_read(t, ji->in.rm, S1));
+    }
+    jump_s1(t, 0);
+    return true;
+}
+
+/*
+ * The return address is written before the target is looked up; when that fails the general
+ * handler does all of it once more, which writes the same.
+ */
+bool gen_callind(struct tr *t, struct jinsn *ji)
+{
+    struct asmb *a = &t->hot;
+    flags_for_exit(t);
+    if (ji->in.is_mem) {
+        struct mop m;
+        tr_operand(t, ji, 8, false, &m);
+        e_op(a, E_W, 0x8b, S1, &m);
+        e_store(a, S1, offsetof(struct scpu, jit_tmp));
+    }
+    store_return(t, ji);
+    if (ji->in.is_mem) {
+        e_load(a, S1, offsetof(struct scpu, jit_tmp));
+    } else {
+        e_mov(a, S1, tr_read(t, ji->in.rm, S1));
+    }
+    jump_s1(t, -8);
+    return true;
+}
+
+/* ---- out of line ---- */
+
+static void call_thunk(struct tr *t, uint32_t thunk, uint32_t word)
+{
+    e_call_to(&t->cold, t->j->rw + thunk);
+    e32(&t->cold, t->number);
+    e32(&t->cold, word);
+}
+
+static void stub_slow(struct tr *t, const struct stub *s)
+{
+    struct asmb *a = &t->cold;
+    const struct jinsn *ji = &t->insn[s->insn];
+    if (s->const_ea) {
+        e_const(a, S1, s->ea);
+    } else {
+        struct mop tag = mop_mem(RAX, NO_REG, (int32_t)s->tlb_off);
+        e_op(a, E_W | E_GS, 0x33, S1, &tag);
+    }
+    if (s->fl == FL_RECIPE) {
+        tr_recipe_run(a, &s->recipe);
+        tr_flags_save(a);
+    }
+    call_thunk(t, t->j->thunk.slow, s->word);
+    if (!(s->word & SITE_GROUP)) {
+        uint8_t *again = e_jcc(a, CC_NE);
+        e_patch(again, s->retry);
+        if (ji->fl_after == FL_HOST || ji->fl_after == FL_BOTH) {
+            tr_flags_restore(a);
+        }
+        e_jmp_to(a, ji->hot_end);
+    } else {
+        e_jmp_to(a, s->retry);
+    }
+}
+
+static void stub_exit(struct tr *t, struct stub *s)
+{
+    struct jit *j = t->j;
+    struct asmb *a = &t->cold;
+    uint32_t number = (uint32_t)(s->exit - t->exit);
+    if (s->save) {
+        tr_flags_save(a);
+        uint8_t *jmp = e_jmp(a);
+        s->exit->jmp_at = (uint32_t)(jmp - j->rw);
+        e_patch(jmp, a->p);
+    }
+    s->exit->stub = (uint32_t)(a->p - j->rw);
+    if (s->fl == FL_HOST && !s->save) {
+        tr_flags_save(a); /* dead where it goes, but C looks at them */
+    }
+    call_thunk(t, j->thunk.exit, number);
+}
+
+static void stub_jump(struct tr *t, const struct stub *s)
+{
+    struct asmb *a = &t->cold;
+    enum mmu_index mmu = soft_mode_mmu(t->tb->mode);
+    /* From the comparison S1 comes with the key in it, from the poll without. */
+    e_patch(s->from[0], a->p);
+    e_gs(a, E_W, 0x33, S1, offsetof(struct scpu, jit_key) + (size_t)mmu * sizeof(uint64_t));
+    e_patch(s->from[1], a->p);
+    call_thunk(t, t->j->thunk.jump, s->insn);
+    move_sp(a, s->pop);
+    e_gs(a, 0, 0xff, 4, offsetof(struct scpu, jit_tmp));
+}
+
+static void stub_fpu(struct tr *t, const struct stub *s)
+{
+    call_thunk(t, t->j->thunk.fpu, 0);
+    e_jmp_to(&t->cold, s->retry);
+}
+
+void tr_stubs(struct tr *t)
+{
+    for (unsigned i = 0; i < t->n_stubs; i++) {
+        struct stub *s = &t->stub[i];
+        if (s->kind != STUB_JUMP) {
+            for (unsigned k = 0; k < ARRAY_LEN(s->from); k++) {
+                if (s->from[k] != NULL) {
+                    e_patch(s->from[k], t->cold.p);
+                }
+            }
+        }
+        switch ((enum stub_kind)s->kind) {
+        case STUB_SLOW: stub_slow(t, s); break;
+        case STUB_EXIT: stub_exit(t, s); break;
+        case STUB_JUMP: stub_jump(t, s); break;
+        case STUB_FPU: stub_fpu(t, s); break;
+        case STUB_DEAD:
+            t->tb->dead_stub = (uint32_t)(t->cold.p - t->j->rw);
+            call_thunk(t, t->j->thunk.exit, UINT32_MAX);
+            break;
+        }
+    }
+}

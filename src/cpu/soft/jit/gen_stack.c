@@ -1,0 +1,103 @@
+/* Instructions that use the stack, and CLI. SDM vol. 2. */
+#include "cpu/soft/jit/jit_int.h"
+
+static void move_sp(struct tr *t, int32_t by)
+{
+    unsigned sp = jit_host_reg[X86_RSP];
+    e_lea(&t->hot, sp, sp, NO_REG, 0, by);
+}
+
+static void push_reg(struct tr *t, struct jinsn *ji, unsigned g)
+{
+    struct mop m;
+    tr_push_slot(t, ji, &m);
+    unsigned r = jit_host_reg[g] != NO_REG ? jit_host_reg[g] : tr_read(t, g, tr_scratch(t, &m));
+    e_op(&t->hot, E_W, 0x89, r, &m);
+}
+
+bool gen_push(struct tr *t, struct jinsn *ji)
+{
+    const struct insn *in = &ji->in;
+    struct mop m;
+    if (in->opcode == 0x68 || in->opcode == 0x6a) {
+        tr_push_slot(t, ji, &m);
+        e_op(&t->hot, E_W, 0xc7, 0, &m);
+        e32(&t->hot, (uint32_t)in->imm);
+    } else if (in->opcode != 0xff) {
+        push_reg(t, ji, (in->opcode & 7u) | ((in->rex & 1u) << 3));
+    } else if (!in->is_mem) {
+        push_reg(t, ji, in->rm);
+    } else {
+        tr_operand(t, ji, 8, false, &m);
+        e_op(&t->hot, E_W, 0x8b, S1, &m);
+        e_store(&t->hot, S1, offsetof(struct scpu, jit_tmp));
+        tr_push_slot(t, ji, &m);
+        unsigned r = tr_scratch(t, &m);
+        e_load(&t->hot, r, offsetof(struct scpu, jit_tmp));
+        e_op(&t->hot, E_W, 0x89, r, &m);
+    }
+    move_sp(t, -8);
+    return true;
+}
+
+bool gen_pop(struct tr *t, struct jinsn *ji)
+{
+    unsigned g = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
+    struct mop m;
+    tr_stack(t, ji, 0, 8, false, &m);
+    unsigned r = tr_dest(g, S1);
+    e_op(&t->hot, E_W, 0x8b, r, &m);
+    if (g != X86_RSP) {
+        move_sp(t, 8);
+    }
+    tr_wrote(t, g, r);
+    return true;
+}
+
+bool gen_leave(struct tr *t, struct jinsn *ji)
+{
+    struct mop m;
+    unsigned bp = jit_host_reg[X86_RBP];
+    tr_stack(t, ji, 0, 8, false, &m);
+    e_lea(&t->hot, jit_host_reg[X86_RSP], bp, NO_REG, 0, 8);
+    e_op(&t->hot, E_W, 0x8b, bp, &m);
+    return true;
+}
+
+/* RF and VM are never set here: blocks run with RF clear, in 64-bit mode. */
+bool gen_pushf(struct tr *t, struct jinsn *ji)
+{
+    struct asmb *a = &t->hot;
+    struct mop m;
+    tr_flags_to_mem(t);
+    e_gs(a, E_0F, 0xb7, S1, offsetof(struct scpu, aflags)); /* movzx S1d, aflags */
+    t->fl = FL_MEM;
+    e_rr(a, 0, 0x8b, RAX, S1);
+    t->s0_group = -1;
+    e_rr(a, 0, 0x83, 4, RAX); /* OF to bit 11 */
+    e8(a, 1);
+    e_rr(a, 0, 0xc1, 4, RAX);
+    e8(a, 11);
+    e_rr(a, 0, 0xc1, 5, S1); /* the image of LAHF */
+    e8(a, 8);
+    e_rr(a, 0, 0x81, 4, S1);
+    e32(a, 0xd5);
+    e_rr(a, 0, 0x0b, S1, RAX);
+    e_gs(a, E_W, 0x0b, S1, offsetof(struct scpu, sysflags));
+    e_store(a, S1, offsetof(struct scpu, jit_tmp));
+    tr_push_slot(t, ji, &m);
+    unsigned r = tr_scratch(t, &m);
+    e_load(a, r, offsetof(struct scpu, jit_tmp));
+    e_op(a, E_W, 0x89, r, &m);
+    move_sp(t, -8);
+    return true;
+}
+
+bool gen_cli(struct tr *t, struct jinsn *ji)
+{
+    (void)ji;
+    tr_flags_clobber(t);
+    e_gs(&t->hot, 0, 0x80, 4, offsetof(struct scpu, sysflags) + 1);
+    e8(&t->hot, 0xff & ~(FL_IF >> 8));
+    return true;
+}

@@ -1,0 +1,288 @@
+/*
+ * Running translated code: from block to block while they are known, and what generated code
+ * calls when it cannot go on by itself.
+ */
+#include "cpu/soft/jit/jit_int.h"
+
+#include "cpu/soft/decode.h"
+#include "cpu/soft/mmu.h"
+#include "cpu/soft/ops.h"
+#include "cpu/soft/uop.h"
+
+#include <asm/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* ---- leaving ---- */
+
+static uint32_t leave(struct scpu *c, enum insn_result result)
+{
+    c->access_open = false;
+    if (unlikely(c->world_held)) {
+        soft_world_go(c);
+    }
+    c->stop_result = result;
+    return JIT_LEAVE;
+}
+
+static struct tblock *block_of(const struct scpu *c, const uint32_t *site)
+{
+    return c->jit->blocks[site[0]];
+}
+
+/* Whether the block can go on after a call of C that began with these. */
+static bool undisturbed(const struct scpu *c, const struct tblock *tb, uint32_t tlb_gen)
+{
+    return !tb->dead && !c->code_hit && c->pending_db == 0 && c->tlb_gen == tlb_gen &&
+           c->mode == tb->mode && atomic_load_relaxed_u32(&c->exit_req) == 0;
+}
+
+/* An instruction has run in C with c->rip and c->next_rip set. */
+static uint32_t after(struct scpu *c, const struct tblock *tb, enum insn_result r,
+                      uint32_t tlb_gen)
+{
+    if (r == INSN_NEXT && likely(undisturbed(c, tb, tlb_gen))) {
+        if (tb->uses_fpu && !c->fpu_live) {
+            soft_enter_fpu(c);
+        }
+        return JIT_DONE;
+    }
+    if (r == INSN_NEXT || r == INSN_NEXT_FLUSH) {
+        c->rip = c->next_rip;
+        return leave(c, INSN_NEXT_FLUSH);
+    }
+    return leave(c, r);
+}
+
+/* ---- instructions by their general handlers ---- */
+
+static enum insn_result run_insn(struct scpu *c, const struct insn *in,
+                                 const struct opcode *row)
+{
+    if (row != NULL) {
+        return row->fn(c, in);
+    }
+    return native_run(c, in);
+}
+
+/* The instruction of tb at an offset, decoded anew. */
+static uint32_t interpret(struct scpu *c, const struct tblock *tb, uint32_t ip)
+{
+    const struct opcode *row;
+    struct insn in;
+    uint32_t tlb_gen = c->tlb_gen;
+    uint64_t avail = MEM_PAGE_SIZE - ((tb->va + ip) & (MEM_PAGE_SIZE - 1));
+    c->rip = tb->va + ip;
+    if (soft_decode(tb->host + ip, MIN(avail, 15), tb->mode, &in, &row) != DECODE_OK) {
+        return leave(c, INSN_JUMP); /* the bytes were changed under us: look at them again */
+    }
+    c->next_rip = c->rip + in.len;
+    c->stats.jit_slow++;
+    return after(c, tb, run_insn(c, &in, row), tlb_gen);
+}
+
+static uint32_t run_help(struct scpu *c, const uint32_t *site, bool native)
+{
+    const struct tblock *tb = block_of(c, site);
+    const struct jhelp *h = (const struct jhelp *)(const void *)(c->jit->arena + site[1]);
+    uint32_t tlb_gen = c->tlb_gen;
+    c->rip = tb->va + h->ip;
+    c->next_rip = c->rip + h->in.len;
+    c->stats.jit_helped++;
+    uint32_t r = after(c, tb, native ? native_run(c, &h->in) : h->in.fn(c, &h->in), tlb_gen);
+    if (r == JIT_DONE && h->end) {
+        c->rip = c->next_rip;
+        return leave(c, INSN_NEXT);
+    }
+    return r;
+}
+
+uint32_t jit_on_help(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    (void)va;
+    return run_help(c, site, false);
+}
+
+uint32_t jit_on_native(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    (void)va;
+    return run_help(c, site, true);
+}
+
+uint32_t jit_on_fpu(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    (void)va;
+    (void)site;
+    soft_enter_fpu(c);
+    return JIT_RETRY;
+}
+
+/* ---- memory ---- */
+
+static bool hits(struct scpu *c, uint64_t va, unsigned span, enum tlb_kind kind)
+{
+    return (va ^ uop_tlb(c, va, kind)->tag) <= MEM_PAGE_SIZE - span;
+}
+
+/*
+ * The TLB had no entry for [va, va + span). When the page is RAM it is made, and the check done
+ * again. A check for writing may stand before a read: then an entry is made only if that shows
+ * nothing to the guest, that is if the page is dirty already.
+ */
+static bool fill(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
+{
+    if ((va & (MEM_PAGE_SIZE - 1)) + span > MEM_PAGE_SIZE) {
+        return false;
+    }
+    if (!(word & SITE_W)) {
+        return soft_ram_ptr(c, va, span, false) != NULL && hits(c, va, span, TLB_R);
+    }
+    if (word & SITE_CUR_W) {
+        return soft_ram_ptr(c, va, span, true) != NULL && hits(c, va, span, TLB_W);
+    }
+    return soft_ram_ptr(c, va, span, false) != NULL && mmu_fill_if_dirty(c, va) &&
+           hits(c, va, span, TLB_W);
+}
+
+/* Groups of the block have failed often: translate it again without. */
+static void ungroup(struct scpu *c, struct tblock *tb)
+{
+    if (++tb->misses < 16 || tb->dead) {
+        return;
+    }
+    struct jit *j = c->jit;
+    j->no_groups[(tb->va * UINT64_C(0x9e3779b97f4a7c15)) >> 56] = tb->va;
+    jit_kill(j, tb);
+}
+
+uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    struct tblock *tb = block_of(c, site);
+    uint32_t word = site[1], tlb_gen = c->tlb_gen;
+    unsigned span = word >> 8 & 0xfff;
+    uint32_t ip = tb->pcs[word & 0xff].ip & ~TPC_FLAGS;
+    c->rip = tb->va + ip;
+    if (!tb->dead && fill(c, va, span, word)) {
+        if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
+            return JIT_RETRY;
+        }
+        return leave(c, INSN_JUMP); /* addends of other groups may be old */
+    }
+    uint32_t r = interpret(c, tb, ip);
+    if (r == JIT_DONE && (word & SITE_GROUP)) {
+        ungroup(c, tb);
+        c->rip = c->next_rip;
+        return leave(c, INSN_NEXT);
+    }
+    return r;
+}
+
+/* ---- branches ---- */
+
+/* The target of an indirect branch was not in the table: va. */
+uint32_t jit_on_jump(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    struct tblock *tb = block_of(c, site);
+    uint32_t ip = tb->pcs[site[1]].ip & ~TPC_FLAGS;
+    c->rip = va;
+    const struct tblock *to =
+        !tb->dead && atomic_load_relaxed_u32(&c->exit_req) == 0 ? jit_find(c) : NULL;
+    if (to != NULL) {
+        c->jit_tmp = (uint64_t)(uintptr_t)jit_rx(c->jit, to->code);
+        return JIT_RETRY;
+    }
+    return interpret(c, tb, ip);
+}
+
+/* ---- faults of the host ---- */
+
+bool jit_fault(struct scpu *c, uint64_t rip, uint64_t host_flags, uint64_t *ret_resume)
+{
+    const struct jit *j = c->jit;
+    uint64_t off = j == NULL ? 0 : rip - (uintptr_t)j->rx;
+    if (j == NULL || off >= j->bytes) {
+        return false;
+    }
+    c->jit_fault_pc = off;
+    c->jit_fault_flags = (uint16_t)((host_flags & 0xd5) << 8 | (host_flags >> 11 & 1));
+    *ret_resume = (uint64_t)(uintptr_t)jit_rx(j, j->thunk.fault);
+    return true;
+}
+
+void jit_on_fault(struct scpu *c)
+{
+    const struct tblock *tb = jit_block_at(c->jit, (uint32_t)c->jit_fault_pc);
+    if (tb == NULL) {
+        __builtin_trap(); /* a fault in a thunk: the engine itself is broken */
+    }
+    uint32_t at = (uint32_t)c->jit_fault_pc - tb->code;
+    unsigned n = 0;
+    while (n + 1u < tb->n_insns && tb->pcs[n + 1].host <= at) {
+        n++;
+    }
+    if (tb->pcs[n].ip & TPC_FLAGS) {
+        c->aflags = c->jit_fault_flags;
+    }
+    if (interpret(c, tb, tb->pcs[n].ip & ~TPC_FLAGS) == JIT_DONE) {
+        c->rip = c->next_rip;
+        leave(c, INSN_NEXT);
+    }
+}
+
+/* ---- from block to block ---- */
+
+void jit_set_base(struct scpu *c)
+{
+    uint64_t now = 0;
+    syscall(SYS_arch_prctl, ARCH_GET_GS, &now);
+    if (now != (uint64_t)(uintptr_t)c) {
+        syscall(SYS_arch_prctl, ARCH_SET_GS, (uint64_t)(uintptr_t)c);
+    }
+}
+
+bool jit_count_dispatch(struct scpu *c)
+{
+    return ++c->jit->dispatches % c->vm->tuning.flush == 0;
+}
+
+static struct tblock *next_block(struct scpu *c)
+{
+    const struct soft_tuning *tune = &c->vm->tuning;
+    if (unlikely(tune->flush != 0) && jit_count_dispatch(c)) {
+        jit_flush(c);
+    }
+    struct tblock *tb = jit_find(c);
+    if (tb == NULL && tune->hot == 0) {
+        tb = jit_translate(c);
+    }
+    return tb;
+}
+
+void jit_run(struct scpu *c, struct tblock *tb)
+{
+    struct jit *j = c->jit;
+    jit_enter_fn *enter = (jit_enter_fn *)(uintptr_t)jit_rx(j, j->thunk.enter);
+    for (;;) {
+        uint64_t at = enter(c, jit_rx(j, tb->code));
+        if (at == 0) {
+            return;
+        }
+        const uint32_t *site = (const uint32_t *)(uintptr_t)at;
+        const struct tblock *from = j->blocks[site[0]];
+        bool dead = site[1] == UINT32_MAX; /* the entry of a dropped block */
+        struct texit *x = dead ? NULL : &from->exits[site[1]];
+        c->rip = dead ? from->va : x->target;
+        c->stop_result = INSN_JUMP;
+        if (atomic_load_relaxed_u32(&c->exit_req) != 0) {
+            return;
+        }
+        uint32_t flushes = (uint32_t)c->stats.code_flushes;
+        tb = next_block(c);
+        if (tb == NULL) {
+            return;
+        }
+        if (!dead && flushes == (uint32_t)c->stats.code_flushes && !from->dead) {
+            jit_link(c, x, tb);
+        }
+    }
+}

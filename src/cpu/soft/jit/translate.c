@@ -1,0 +1,180 @@
+/*
+ * Translation of a block: scan, then one pass that emits instruction by instruction, then what is
+ * out of line. README.md has the conventions.
+ */
+#include "cpu/soft/jit/jit_int.h"
+
+#include "cpu/soft/block.h"
+
+/* ---- instructions by their general handlers ---- */
+
+static bool call_handler(struct tr *t, struct jinsn *ji)
+{
+    struct jhelp *h = jit_arena(t->j, sizeof(*h));
+    if (h == NULL) {
+        return false;
+    }
+    native_copy(&h->in, &ji->in, sizeof(h->in));
+    h->in.fn = ji->row != NULL ? ji->row->fn : NULL;
+    h->ip = ji->ip;
+    h->end = ji->end;
+    tr_flags_to_mem(t);
+    e_call_to(&t->hot, t->j->rw + (ji->row != NULL ? t->j->thunk.help : t->j->thunk.native));
+    e32(&t->hot, t->number);
+    e32(&t->hot, (uint32_t)((uint8_t *)h - t->j->arena));
+    t->fl = FL_MEM;
+    t->recipe.op = RECIPE_NONE;
+    t->s0_group = -1;
+    t->fpu_known = false;
+    return true;
+}
+
+/* The guest's vector state is in the registers from here on. */
+static void need_fpu(struct tr *t)
+{
+    if (t->fpu_known) {
+        return;
+    }
+    tr_flags_clobber(t);
+    struct stub *s = tr_stub(t, STUB_FPU);
+    s->retry = t->hot.p;
+    e_gs(&t->hot, E_66, 0x83, 7, offsetof(struct scpu, fpu_live));
+    e8(&t->hot, 0);
+    s->from[0] = e_jcc(&t->hot, CC_E);
+    t->fpu_known = true;
+    t->tb->uses_fpu = true;
+}
+
+static bool emit_one(struct tr *t, struct tpc *pc)
+{
+    struct jinsn *ji = &t->insn[t->cur];
+    if (ji->fpu) {
+        need_fpu(t);
+    }
+    pc->host = (uint16_t)(t->hot.p - (t->j->rw + t->tb->code));
+    pc->ip = (uint16_t)ji->ip;
+    if (ji->may_fault && t->fl == FL_RECIPE) {
+        tr_flags_to_host(t);
+    }
+    bool generated = ji->gen != NULL && ji->gen(t, ji);
+    if (!generated && !call_handler(t, ji)) {
+        return false;
+    }
+    if (ji->may_fault && t->fl == FL_HOST) {
+        pc->ip |= TPC_FLAGS;
+    }
+    if (generated) {
+        tr_flags_written(t, ji);
+    }
+    ji->hot_end = t->hot.p;
+    ji->fl_after = (uint8_t)t->fl;
+    return true;
+}
+
+/* ---- the block ---- */
+
+static bool finish(struct tr *t)
+{
+    struct jit *j = t->j;
+    struct tblock *tb = t->tb;
+    struct texit *exits = jit_arena(j, t->n_exits * sizeof(*exits));
+    if (exits == NULL) {
+        return false;
+    }
+    tr_stub(t, STUB_DEAD);
+    tr_stubs(t);
+    __builtin_memcpy(exits, t->exit, t->n_exits * sizeof(*exits));
+    tb->exits = exits;
+    tb->n_exits = (uint16_t)t->n_exits;
+    tb->code_end = (uint32_t)(t->hot.p - j->rw);
+    j->hot = (uint32_t)align_up(tb->code_end, 16);
+    j->cold = (uint32_t)(t->cold.p - j->rw);
+    for (unsigned i = 0; i < t->n_exits; i++) { /* not linked yet */
+        e_patch(j->rw + exits[i].jmp_at, j->rw + exits[i].stub);
+    }
+    return jit_publish(t->c, tb);
+}
+
+static bool emit_block(struct tr *t)
+{
+    struct tblock *tb = t->tb;
+    t->fl = FL_MEM;
+    t->s0_group = -1;
+    for (unsigned n = 0; n < t->n; n++) {
+        if (t->insn[n].fpu) { /* while no flags are in the way */
+            need_fpu(t);
+            break;
+        }
+        if (t->insn[n].gen == NULL) {
+            break;
+        }
+    }
+    for (t->cur = 0; t->cur < t->n; t->cur++) {
+        if (!emit_one(t, &tb->pcs[t->cur])) {
+            return false;
+        }
+    }
+    t->cur = t->n - 1;
+    if (!t->insn[t->cur].end) {
+        tr_flags_to_mem(t);
+        tr_exit_to(t, t->next_va, false);
+    }
+    return finish(t);
+}
+
+static bool has_room(const struct jit *j)
+{
+    return j->hot + TR_HOT_MAX <= j->hot_end && j->cold + TR_COLD_MAX <= j->cold_end &&
+           j->arena_used + JIT_MAX_INSNS * (sizeof(struct jhelp) + 64) + 8192 <=
+               j->arena_bytes &&
+           j->n_blocks < j->max_blocks;
+}
+
+struct tblock *jit_translate(struct scpu *c)
+{
+    struct jit *j = c->jit;
+    struct tr *t = &j->tr;
+    soft_leave(c); /* decoding may use libc's string functions */
+    const struct itlb_entry *page = soft_fetch_page(c, c->rip);
+    if (page == NULL) {
+        c->exc.pending = false; /* the interpreter raises it */
+        return NULL;
+    }
+    if (!has_room(j)) {
+        jit_flush(c);
+    }
+    uint64_t off = c->rip & (MEM_PAGE_SIZE - 1);
+    struct tblock *tb = jit_arena(j, sizeof(*tb) + JIT_MAX_INSNS * sizeof(struct tpc));
+    if (tb == NULL) {
+        return NULL;
+    }
+    __builtin_memset(tb, 0, sizeof(*tb));
+    tb->va = c->rip;
+    tb->pa = page->gpa + off;
+    tb->host = page->host + off;
+    tb->mode = c->mode;
+    tb->page = page->page;
+    tb->pcs = (struct tpc *)(void *)(tb + 1);
+    tb->code = j->hot;
+    block_mark_code(c, page->page, page->host);
+    tb->gen = block_page_gen(page->page);
+
+    t->c = c;
+    t->j = j;
+    t->tb = tb;
+    t->number = j->n_blocks;
+    t->n_groups = t->n_stubs = t->n_exits = 0;
+    t->fpu_known = false;
+    t->recipe.op = RECIPE_NONE;
+    t->hot.p = j->rw + j->hot;
+    t->cold.p = j->rw + j->cold;
+    jit_scan(t);
+    tb->n_insns = (uint16_t)t->n;
+    tb->n_groups = (uint8_t)t->n_groups;
+    if (t->n == 0 || (t->insn[0].gen == NULL && t->insn[0].end) || !emit_block(t)) {
+        j->arena_used = (uint32_t)((uint8_t *)tb - j->arena);
+        return NULL;
+    }
+    c->stats.blocks_translated++;
+    return tb;
+}
