@@ -83,7 +83,7 @@ struct uop {
  * an invalid entry is a page that indexes another entry, so nothing that looks here can match
  * it.
  */
-#define TLB_BITS           10
+#define TLB_BITS           12
 #define TLB_SIZE           (1u << TLB_BITS)
 #define TLB_INVALID(index) ((index) == 0 ? MEM_PAGE_SIZE : UINT64_C(0))
 struct tlb_entry {
@@ -100,7 +100,7 @@ static inline enum mmu_index soft_mode_mmu(uint32_t mode)
 }
 
 /* Which entries were filled since the last flush, so that a flush costs by their number. */
-#define TLB_LOG_MAX 2048
+#define TLB_LOG_MAX 4096
 struct tlb_log {
     unsigned n;                 /* TLB_LOG_MAX: overflowed */
     uint16_t slot[TLB_LOG_MAX]; /* (mmu * TLB_NKIND + kind) * TLB_SIZE + index */
