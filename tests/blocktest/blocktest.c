@@ -4,11 +4,13 @@
  *
  *     blocktest [--seed N] [--count N] [--only CLASS,...] [--engines A,B] [--settings TEXT]
  *               [--async] [--verbose] [--no-shrink] [--stop N] [--inject MNEMONIC]
+ *               [--no-fork]
  *
  * --settings is VIVARIUM_SOFT for the second engine (the first gets jit=0). --async sends the
  * second interrupts, NMIs and kicks while it runs. --inject pretends that the second engine is
- * wrong about an instruction, to see that this test sees it. Exit status: 0 all equal, 1 not,
- * 77 the host cannot run it.
+ * wrong about an instruction, to see that this test sees it. The engines run in a child
+ * process: what crashes it is reported and shrunk as well (not with --no-fork). Exit status: 0
+ * all equal, 1 not, 77 the host cannot run it.
  */
 #include "blocktest.h"
 
@@ -20,24 +22,33 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct options {
     uint64_t seed, count;
     unsigned only, stop;
     const char *settings, *inject;
     char engines[2][16];
-    bool async, verbose, shrink;
+    bool async, verbose, shrink, fork;
+};
+
+/* Kept across crashes of the child: shared memory. */
+struct totals {
+    uint64_t next; /* seed */
+    uint64_t programs, bad, hung, shut_down, insns, faults;
+    uint64_t vectors[32], full; /* exceptions by vector; programs that ended by too many */
+    uint64_t generate_ns, run_ns[2];
 };
 
 struct test {
     const struct options *o;
+    struct totals *t;
     struct bt_vm *vm[2];
     struct bt_program program;
     uint8_t image[BT_RAM];
     struct bt_result result[2];
-    uint64_t programs, bad, hung, shut_down, insns, faults;
-    uint64_t vectors[32], full; /* exceptions by vector; programs that ended by too many */
-    uint64_t generate_ns, run_ns[2];
 };
 
 /* ---- one program ---- */
@@ -64,7 +75,7 @@ static void run_both(struct test *t, struct bt_program *p)
         uint64_t from = clock_now_ns();
         p->async = t->o->async && i == 1;
         bt_vm_run(t->vm[i], p, t->image, &t->result[i]);
-        t->run_ns[i] += clock_now_ns() - from;
+        t->t->run_ns[i] += clock_now_ns() - from;
     }
     if (t->o->inject != NULL && has_mnemonic(p, t->o->inject)) {
         t->result[1].state.gpr[0] ^= 1;
@@ -116,19 +127,19 @@ static void one(struct test *t, uint64_t seed)
 {
     uint64_t from = clock_now_ns();
     bt_generate(&t->program, seed, t->o->only, t->o->async);
-    t->generate_ns += clock_now_ns() - from;
+    t->t->generate_ns += clock_now_ns() - from;
     run_both(t, &t->program);
     uint64_t logged;
     memcpy(&logged, t->result[0].ram + BT_VARS + BT_V_LOGGED, 8);
-    t->faults += logged;
-    t->full += logged >= BT_LOG_MAX;
+    t->t->faults += logged;
+    t->t->full += logged >= BT_LOG_MAX;
     for (unsigned i = 0; i < logged && i < BT_LOG_MAX; i++) {
-        t->vectors[t->result[0].ram[BT_LOG + i * BT_LOG_BYTES] & 31]++;
+        t->t->vectors[t->result[0].ram[BT_LOG + i * BT_LOG_BYTES] & 31]++;
     }
-    t->insns += t->result[0].insns;
-    t->hung += t->result[0].end == BT_END_HANG;
-    t->shut_down += t->result[0].end == BT_END_SHUTDOWN;
-    t->programs++;
+    t->t->insns += t->result[0].insns;
+    t->t->hung += t->result[0].end == BT_END_HANG;
+    t->t->shut_down += t->result[0].end == BT_END_SHUTDOWN;
+    t->t->programs++;
     if (t->o->verbose && t->o->count == 1) {
         show(t, "");
     }
@@ -136,7 +147,7 @@ static void one(struct test *t, uint64_t seed)
         printf("blocktest: seed %llu: both hang\n", (unsigned long long)seed);
     }
     if (bt_compare(&t->program, &t->result[0], &t->result[1], NULL) != 0) {
-        t->bad++;
+        t->t->bad++;
         report(t);
     }
 }
@@ -218,6 +229,8 @@ static bool parse(struct options *o, int argc, char **argv)
             o->async = true;
         } else if (strcmp(argv[i], "--verbose") == 0) {
             o->verbose = true;
+        } else if (strcmp(argv[i], "--no-fork") == 0) {
+            o->fork = false;
         } else if (strcmp(argv[i], "--no-shrink") == 0) {
             o->shrink = false;
         } else if (i + 1 < argc && option(o, argv[i], argv[i + 1])) {
@@ -226,7 +239,7 @@ static bool parse(struct options *o, int argc, char **argv)
             fprintf(stderr, "usage: blocktest [--seed N] [--count N] [--only CLASS,...] "
                             "[--engines A,B] [--settings TEXT]\n"
                             "                 [--async] [--verbose] [--no-shrink] [--stop N] "
-                            "[--inject MNEMONIC]\nclasses:");
+                            "[--inject MNEMONIC] [--no-fork]\nclasses:");
             for (unsigned c = 0; c < BT_N_CLASSES; c++) {
                 fprintf(stderr, " %s", bt_class_names[c]);
             }
@@ -239,26 +252,114 @@ static bool parse(struct options *o, int argc, char **argv)
 
 static void summary(struct test *t, uint64_t ns)
 {
-    char buf[200];
-    double s = (double)ns / 1e9, n = (double)MAX(t->programs, UINT64_C(1));
+    double s = (double)ns / 1e9, n = (double)MAX(t->t->programs, UINT64_C(1));
     printf("blocktest: %llu programs, %llu different; %.0f/s, %.0f instructions and %.1f "
            "exceptions each, %llu shut down, %llu hung\n",
-           (unsigned long long)t->programs, (unsigned long long)t->bad, n / s,
-           (double)t->insns / n, (double)t->faults / n, (unsigned long long)t->shut_down,
-           (unsigned long long)t->hung);
+           (unsigned long long)t->t->programs, (unsigned long long)t->t->bad, n / s,
+           (double)t->t->insns / n, (double)t->t->faults / n,
+           (unsigned long long)t->t->shut_down, (unsigned long long)t->t->hung);
     printf("  exceptions:");
     for (unsigned i = 0; i < 32; i++) {
-        if (t->vectors[i] != 0) {
-            printf(" #%u %llu", i, (unsigned long long)t->vectors[i]);
+        if (t->t->vectors[i] != 0) {
+            printf(" #%u %llu", i, (unsigned long long)t->t->vectors[i]);
         }
     }
-    printf("; %llu programs ended by too many\n", (unsigned long long)t->full);
+    printf("; %llu programs ended by too many\n", (unsigned long long)t->t->full);
     printf("  microseconds each: %.0f to make, %.0f %s, %.0f %s\n",
-           (double)t->generate_ns / n / 1e3, (double)t->run_ns[0] / n / 1e3, t->o->engines[0],
-           (double)t->run_ns[1] / n / 1e3, t->o->engines[1]);
-    for (unsigned i = 0; i < 2; i++) {
-        printf("  %s: %s\n", t->o->engines[i], bt_vm_stats(t->vm[i], buf, sizeof(buf)));
+           (double)t->t->generate_ns / n / 1e3, (double)t->t->run_ns[0] / n / 1e3,
+           t->o->engines[0], (double)t->t->run_ns[1] / n / 1e3, t->o->engines[1]);
+}
+
+/* ---- processes ---- */
+
+static bool start(struct test *t)
+{
+    t->vm[0] = bt_vm_new(t->o->engines[0], "jit=0");
+    t->vm[1] = bt_vm_new(t->o->engines[1], t->o->settings);
+    return t->vm[0] != NULL && t->vm[1] != NULL;
+}
+
+static void stop(struct test *t)
+{
+    if (t->o->verbose) {
+        for (unsigned i = 0; i < 2; i++) {
+            char buf[200];
+            printf("  %s: %s\n", t->o->engines[i], bt_vm_stats(t->vm[i], buf, sizeof(buf)));
+        }
     }
+    bt_vm_free(t->vm[0]);
+    bt_vm_free(t->vm[1]);
+    fflush(stdout);
+}
+
+static bool run_all(struct test *t)
+{
+    if (!start(t)) {
+        return false;
+    }
+    while (t->t->next < t->o->seed + t->o->count && t->t->bad < t->o->stop) {
+        one(t, t->t->next);
+        t->t->next++;
+    }
+    stop(t);
+    return true;
+}
+
+/* In a child. Its exit status, or the signal that ended it as a negative number. */
+static int in_child(struct test *t, bool (*fn)(struct test *t))
+{
+    int status;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool ok = fn(t);
+        fflush(stdout);
+        _exit(ok ? 0 : 1);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+        return 1;
+    }
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static bool run_this(struct test *t)
+{
+    return start(t) && (run_both(t, &t->program), true);
+}
+
+static bool crashes(struct bt_program *p, void *opaque)
+{
+    (void)p;
+    return in_child(opaque, run_this) < 0;
+}
+
+static void report_crash(struct test *t, int sig)
+{
+    struct bt_program *p = &t->program;
+    bt_generate(p, t->t->next, t->o->only, t->o->async);
+    bool alone = crashes(p, t);
+    printf("blocktest: seed %llu: the process died of signal %d%s (reproduce: --no-fork --seed "
+           "%llu --count 1%s --settings '%s')\n",
+           (unsigned long long)p->seed, sig, alone ? "" : ", but not with this program alone",
+           (unsigned long long)p->seed, t->o->async ? " --async" : "", t->o->settings);
+    if (alone && t->o->shrink) {
+        bt_shrink(p, crashes, t);
+        bt_print(p, stdout);
+    }
+    t->t->bad++;
+    t->t->next++;
+}
+
+static bool run_forked(struct test *t)
+{
+    int status;
+    do {
+        status = in_child(t, run_all);
+        if (status < 0) {
+            report_crash(t, -status);
+        }
+    } while (status < 0 && t->t->bad < t->o->stop);
+    return status <= 0;
 }
 
 int main(int argc, char **argv)
@@ -268,7 +369,8 @@ int main(int argc, char **argv)
                         .stop = 5,
                         .settings = "jit=1,hot=0",
                         .engines = {"interp", "soft"},
-                        .shrink = true};
+                        .shrink = true,
+                        .fork = true};
     if (!parse(&o, argc, argv)) {
         return 1;
     }
@@ -278,24 +380,20 @@ int main(int argc, char **argv)
         return 77;
     }
     struct test *t = calloc(1, sizeof(*t));
-    if (t == NULL) {
+    void *shared = mmap(NULL, sizeof(struct totals), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (t == NULL || shared == MAP_FAILED || !bt_gen_init()) {
+        free(t);
         return 1;
     }
     t->o = &o;
-    t->vm[0] = bt_vm_new(o.engines[0], "jit=0");
-    t->vm[1] = bt_vm_new(o.engines[1], o.settings);
-    if (t->vm[0] == NULL || t->vm[1] == NULL || !bt_gen_init()) {
-        return 1;
-    }
+    t->t = shared;
+    t->t->next = o.seed;
     uint64_t from = clock_now_ns();
-    for (uint64_t i = 0; i < o.count && t->bad < o.stop; i++) {
-        one(t, o.seed + i);
-    }
+    bool ok = o.fork ? run_forked(t) : run_all(t);
     summary(t, clock_now_ns() - from);
-    int status = t->bad == 0 ? 0 : 1;
-    bt_vm_free(t->vm[0]);
-    bt_vm_free(t->vm[1]);
+    ok = ok && t->t->bad == 0;
     bt_gen_done();
     free(t);
-    return status;
+    return ok ? 0 : 1;
 }

@@ -376,8 +376,6 @@ static bool privileged(ZydisMnemonic m)
 static bool stores_image(ZydisMnemonic m)
 {
     switch ((int)m) {
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_XSAVE:
@@ -461,8 +459,11 @@ static bool has_class(const ZydisDecodedInstruction *in, const ZydisDecodedOpera
 /* The class of a form, BT_N_CLASSES: not made by form. */
 static unsigned classify(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
 {
+    /* What FNSTENV and FNSAVE store of the last instruction, AMD's CPUs forget when the state
+     * is put aside and taken back, which an engine does when it likes. */
     if (in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
-        in->mnemonic == ZYDIS_MNEMONIC_SWAPGS) {
+        in->mnemonic == ZYDIS_MNEMONIC_SWAPGS || in->mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
+        in->mnemonic == ZYDIS_MNEMONIC_FNSAVE) {
         return BT_N_CLASSES;
     }
     if (privileged(in->mnemonic) || has_class(in, ops, false)) {
