@@ -141,13 +141,13 @@ uint64_t bg_target(struct bt_gen *g)
     if (r < 50) {
         return data + bg_below(g, 3 * 4096 - 512) / 64 * 64;
     }
-    if (r < 72) {
+    if (r < 76) {
         return data + bg_below(g, 3 * 4096 - 64);
     }
-    if (r < 84) {
+    if (r < 88) {
         return data + 4096 * (1 + bg_below(g, 2)) - bg_below(g, 40);
     }
-    if (r < 97) {
+    if (r < 98) {
         return data + 4096 * bg_below(g, BT_DATA_VA_N) + bg_below(g, 4096) / 16 * 16;
     }
     return data + 4096 * bg_below(g, BT_DATA_VA_N) + bg_below(g, 4096);
@@ -463,7 +463,8 @@ static unsigned classify(const ZydisDecodedInstruction *in, const ZydisDecodedOp
      * is put aside and taken back, which an engine does when it likes. */
     if (in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
         in->mnemonic == ZYDIS_MNEMONIC_SWAPGS || in->mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
-        in->mnemonic == ZYDIS_MNEMONIC_FNSAVE) {
+        in->mnemonic == ZYDIS_MNEMONIC_FNSAVE ||
+        (in->mnemonic == ZYDIS_MNEMONIC_PAUSE && in->raw.rex.B)) { /* XCHG r8, rax really */
         return BT_N_CLASSES;
     }
     if (privileged(in->mnemonic) || has_class(in, ops, false)) {
@@ -648,7 +649,9 @@ static bool aim(struct bt_gen *g, struct insn *k, const ZydisDecodedOperand *o)
         return false;
     }
     if (vsib) {
-        bg_mov(g, base == 4 ? 0 : base, t - (uint64_t)disp);
+        if (base != 4) {
+            bg_mov(g, base, t - (uint64_t)disp);
+        }
         return base != 4;
     }
     if (base == index) {

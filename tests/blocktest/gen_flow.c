@@ -209,13 +209,15 @@ static void block(struct bt_gen *g, const struct flow *f, unsigned b)
 
 /*
  * A return may go anywhere that the stack says, back to its own function too. So returns are
- * counted, by LOOP if RCX does it: that leaves the flags alone.
+ * counted, in RCX without touching the flags.
  */
 static void count_return(struct bt_gen *g, const struct flow *f)
 {
     unsigned r = f->fuel;
     if (r == 1) {
-        BG(g, 0xe2, 5)->fixed = true;
+        BG(g, 0xe3, 6)->fixed = true;                /* JRCXZ to the JMP */
+        BG(g, 0x48, 0x8d, 0x49, 0xff)->fixed = true; /* LEA rcx, [rcx - 1] */
+        BG(g, 0xeb, 5)->fixed = true;
         struct bt_item *it = bg_jump(g, f->block[f->n_blocks]);
         it->fixed = it->grown = true;
     } else {

@@ -126,6 +126,25 @@ static void producer(struct bt_gen *g)
     }
 }
 
+/* LOOP, LOOPE, LOOPNE, JRCXZ over something. */
+static void loop(struct bt_gen *g)
+{
+    if (g->reserved & 2) {
+        return;
+    }
+    bg_group(g);
+    if (bg_chance(g, 70)) {
+        bg_mov(g, 1, bg_below(g, 3));
+    }
+    uint32_t known = g->known & ~2u;
+    struct bt_item *it = BG(g, 0xe0 + bg_below(g, 4), 0);
+    unsigned from = g->bytes;
+    memop(g);
+    it->bytes[1] = (uint8_t)(g->bytes - from);
+    bg_ungroup(g);
+    g->known &= known;
+}
+
 /* Leaves the flags alone. */
 static void neutral(struct bt_gen *g)
 {
@@ -171,7 +190,7 @@ static void consumer(struct bt_gen *g)
     bool w;
     any_size(g, &prefix, &w);
     unsigned cc = bg_below(g, 16), r = bg_dst(g);
-    switch (bg_below(g, 11)) {
+    switch (bg_below(g, 12)) {
     case 0:
         op[1] = (uint8_t)(0x90 | cc);
         bg_mem(g, 0, false, op, 2, 0, none, 0);
@@ -220,6 +239,7 @@ static void consumer(struct bt_gen *g)
         bg_ungroup(g);
         break;
     case 9: BG(g, 0xf5); break; /* CMC */
+    case 10: loop(g); break;
     default: {
         int16_t l = bg_label(g);
         bg_branch(g, cc, l);
