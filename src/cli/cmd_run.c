@@ -84,8 +84,13 @@ static int set_memory(void *opaque, const char *value, struct err *err)
 
 static int set_engine(void *opaque, const char *value, struct err *err)
 {
-    if (strcmp(value, "auto") != 0 && strcmp(value, "kvm") != 0 && strcmp(value, "soft") != 0) {
-        return ERR(err, USAGE, EINVAL, "'%.40s': want auto, kvm or soft", value);
+    static const char *const names[] = {"auto", "kvm", "soft", "interp"};
+    size_t i = 0;
+    while (i < ARRAY_LEN(names) && strcmp(value, names[i]) != 0) {
+        i++;
+    }
+    if (i == ARRAY_LEN(names)) {
+        return ERR(err, USAGE, EINVAL, "'%.40s': want auto, kvm, soft or interp", value);
     }
     return set_string(&((struct run_ctx *)opaque)->cfg.engine, value, err);
 }
@@ -265,9 +270,10 @@ static const struct cli_option options[] = {
     {"name", "NAME", "What the VM is called in messages. Default: vm.", false, set_name},
     {"cpus", "N", "Virtual CPUs, 1 to 64. Default: 1.", false, set_cpus},
     {"memory", "SIZE", "RAM, as in 512M or 2G; 2M to 1T. Default: 512M.", false, set_memory},
-    {"engine", "auto|kvm|soft",
+    {"engine", "auto|kvm|soft|interp",
      "What executes the guest's instructions. auto measures KVM and takes it if it runs at "
-     "hardware speed, otherwise the software engine. Default: auto.",
+     "hardware speed, otherwise the software engine. interp is the software engine without "
+     "its translator: slow, the reference. Default: auto.",
      false, set_engine},
     {"kernel", "FILE", "Starts this kernel: Linux bzImage, ELF (64-bit or PVH), multiboot.",
      false, set_kernel},

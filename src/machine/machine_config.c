@@ -155,8 +155,8 @@ int machine_config_check(const struct machine_config *cfg, struct err *err)
                    cfg->memory_bytes, MACHINE_MEMORY_MIN, MACHINE_MEMORY_MAX);
     }
     if (strcmp(cfg->engine, "auto") != 0 && strcmp(cfg->engine, "kvm") != 0 &&
-        strcmp(cfg->engine, "soft") != 0) {
-        return ERR(err, SPEC_BAD, EINVAL, "engine '%.40s': want auto, kvm or soft",
+        strcmp(cfg->engine, "soft") != 0 && strcmp(cfg->engine, "interp") != 0) {
+        return ERR(err, SPEC_BAD, EINVAL, "engine '%.40s': want auto, kvm, soft or interp",
                    cfg->engine);
     }
     if ((cfg->console == MACHINE_CONSOLE_FILE) != (cfg->console_path != NULL)) {

@@ -49,7 +49,7 @@ struct machine_config {
     char *name;
     unsigned n_cpus;
     uint64_t memory_bytes;
-    char *engine; /* "auto", "kvm", "soft" */
+    char *engine; /* "auto", "kvm", "soft", "interp" */
 
     char *kernel, *initrd, *cmdline;
 

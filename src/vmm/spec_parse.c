@@ -180,7 +180,7 @@ static int set_memory(void *target, const json_t *value, const struct at *at, st
 
 static int set_engine(void *target, const json_t *value, const struct at *at, struct err *err)
 {
-    static const char *const words[] = {"auto", "kvm", "soft", NULL};
+    static const char *const words[] = {"auto", "kvm", "soft", "interp", NULL};
     unsigned which;
     int r = get_word(&which, words, value, at, err);
 

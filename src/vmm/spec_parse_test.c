@@ -87,7 +87,7 @@ static void refusals_name_the_key(void **state)
         {"{" V B ",\"memory_bytes\":18446744073709551615}", "line 1"},
         {"{" V B ",\"memory_bytes\":2097153}", "multiple of 4096"},
         {"{" V B ",\"memory_bytes\":1099511631872}", "memory_bytes: want"},
-        {"{" V B ",\"engine\":\"tcg\"}", "engine: want \"auto\" or \"kvm\" or \"soft\""},
+        {"{" V B ",\"engine\":\"tcg\"}", "engine: want \"auto\" or \"kvm\" or \"soft\" or \"interp\""},
         {"{" V B ",\"name\":\"a/b\"}", "name 'a/b'"},
         {"{" V B ",\"name\":\"a\\u0000b\"}", "line 1"},
         {"{" V "\"boot\":{}}", "boot.kernel is missing"},

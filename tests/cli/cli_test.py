@@ -69,7 +69,7 @@ USAGE_ERRORS = [
     (["run", "--cpus", "65"], "1 to 64"),
     (["run", "--cpus", "1.5"], "1 to 64"),
     (["run", "--cpus", "18446744073709551617"], "1 to 64"),
-    (["run", "--engine", "tcg"], "want auto, kvm or soft"),
+    (["run", "--engine", "tcg"], "want auto, kvm, soft or interp"),
     (["run", "--disk", ""], "empty file name"),
     (["run", "--disk", "a,readonly=maybe"], "neither on nor off"),
     (["run", "--disk", "a,format=qcow2"], "want readonly=on or serial=TEXT"),

@@ -275,7 +275,9 @@ static void run_block(struct scpu *c)
         if (b == NULL) {
             return;
         }
-        if (may_translate && b->heat <= 1 && (tb = jit_translate(c)) == NULL) {
+        if (may_translate && b->heat > 1) {
+            b->heat--;
+        } else if (may_translate && (tb = jit_translate(c)) == NULL) {
             b->heat = SBLOCK_COLD;
         }
     }

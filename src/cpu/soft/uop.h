@@ -91,8 +91,11 @@ const struct uop *uop_lookup(struct scpu *c, uint64_t rip, int link_slot);
 static inline const struct uop *uop_enter(struct scpu *c, struct sblock *b)
 {
     if (unlikely((atomic_load_relaxed_u32(&c->exit_req) |
-                  (b->gen ^ atomic_load_relaxed_u32(b->pgen))) != 0) ||
-        unlikely(--b->heat == 0)) {
+                  (b->gen ^ atomic_load_relaxed_u32(b->pgen))) != 0)) {
+        return uop_stop_at(c, b->va);
+    }
+    if (unlikely(--b->heat == 0)) {
+        b->heat = 1; /* the run loop goes on in translated code */
         return uop_stop_at(c, b->va);
     }
     c->icount += b->n_insns;

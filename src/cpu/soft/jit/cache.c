@@ -173,6 +173,7 @@ void soft_code_epoch(struct scpu *c, unsigned half)
             jc_clear(c);
         }
     }
+    c->jit_low_kernel = c->jit_low_kernel && half != 0;
 }
 
 static void jc_put(struct scpu *c, const struct tblock *tb)
