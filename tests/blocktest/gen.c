@@ -375,9 +375,16 @@ static bool privileged(ZydisMnemonic m)
 /* Stores, or loads, the x87 control state. */
 static bool stores_image(ZydisMnemonic m)
 {
+    return m == ZYDIS_MNEMONIC_FXSAVE || m == ZYDIS_MNEMONIC_FXSAVE64;
+}
+
+/* What these store depends on when the engine put the state aside and took it back: XSAVE tells
+ * which components are in use; AMD's CPUs forget the last x87 instruction then. */
+static bool shows_parking(ZydisMnemonic m)
+{
     switch ((int)m) {
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
     case ZYDIS_MNEMONIC_XSAVEC:
@@ -459,11 +466,8 @@ static bool has_class(const ZydisDecodedInstruction *in, const ZydisDecodedOpera
 /* The class of a form, BT_N_CLASSES: not made by form. */
 static unsigned classify(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
 {
-    /* What FNSTENV and FNSAVE store of the last instruction, AMD's CPUs forget when the state
-     * is put aside and taken back, which an engine does when it likes. */
-    if (in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
-        in->mnemonic == ZYDIS_MNEMONIC_SWAPGS || in->mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
-        in->mnemonic == ZYDIS_MNEMONIC_FNSAVE ||
+    if (in->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || shows_parking(in->mnemonic) ||
+        in->mnemonic == ZYDIS_MNEMONIC_SWAPGS ||
         (in->mnemonic == ZYDIS_MNEMONIC_PAUSE && in->raw.rex.B)) { /* XCHG r8, rax really */
         return BT_N_CLASSES;
     }
@@ -705,12 +709,6 @@ static void tame(struct bt_gen *g, const struct insn *k)
             bg_mov(g, 2, 0);
         }
         break;
-    case ZYDIS_MNEMONIC_XSAVE:
-    case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEC:
-    case ZYDIS_MNEMONIC_XSAVEC64:
-    case ZYDIS_MNEMONIC_XSAVEOPT:
-    case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
         if (is_free(g, 0) && is_free(g, 2) && gpr_id(k->ops[0].mem.base) != 0 &&
@@ -744,7 +742,20 @@ static bool aim_all(struct bt_gen *g, struct insn *k)
     return true;
 }
 
-static void mark_patch(struct bt_item *it, const struct insn *k)
+/* CMP of a reserved register must not become an ADD to it. */
+static bool names_reserved(const struct bt_gen *g, const struct insn *k)
+{
+    for (unsigned i = 0; i < k->in.operand_count; i++) {
+        unsigned r =
+            k->ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_id(k->ops[i].reg.value) : RNONE;
+        if (r != RNONE && !is_free(g, r)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void mark_patch(const struct bt_gen *g, struct bt_item *it, const struct insn *k)
 {
     const ZydisDecodedInstruction *in = &k->in;
     bool legacy = in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
@@ -753,7 +764,7 @@ static void mark_patch(struct bt_item *it, const struct insn *k)
         it->patch = PATCH_IMM;
         it->patch_at = in->raw.imm[0].offset;
     } else if (legacy && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode < 0x40 &&
-               (in->opcode & 7) < 4 && op != 0) {
+               (in->opcode & 7) < 4 && op != 0 && !names_reserved(g, k)) {
         it->patch = PATCH_ALU;
         it->patch_at = (uint8_t)op;
     } else if (legacy && in->opcode_map == ZYDIS_OPCODE_MAP_0F &&
@@ -831,7 +842,7 @@ static bool one_form(struct bt_gen *g, enum bt_class cls)
         it->fix_at = k.in.raw.disp.offset;
         it->abs = k.target;
     }
-    mark_patch(it, &k);
+    mark_patch(g, it, &k);
     bg_define_flags(g, undefined_flags(&k.in));
     g->known &= ~(written & ~(1u << 4));
     return true;

@@ -147,8 +147,43 @@ static void item_bytes(const struct bt_item *it, uint8_t *b)
     }
 }
 
+static bool falls_through(const struct bt_item *it)
+{
+    uint8_t b = it->bytes[0];
+    bool ends = (it->fix == FIX_BRANCH && it->cond == 16) || b == 0xc3 || b == 0xc2 ||
+                (b == 0xf3 && it->bytes[1] == 0xc3);
+    return it->len == 0 || it->nop || !ends;
+}
+
+/* Which items can be reached from the start, as far as labels tell. */
+static void reach(const struct bt_program *p, bool *reached)
+{
+    bool more = true;
+    memset(reached, 0, BT_MAX_ITEMS);
+    reached[0] = true;
+    reached[p->labels[p->tail]] = true;
+    while (more) {
+        more = false;
+        for (unsigned i = 0; i < p->n_items; i++) {
+            const struct bt_item *it = &p->items[i];
+            if (!reached[i]) {
+                continue;
+            }
+            if (i + 1 < p->n_items && falls_through(it) && !reached[i + 1]) {
+                reached[i + 1] = more = true;
+            }
+            unsigned to = it->label >= 0 && it->len != 0 ? (unsigned)p->labels[it->label] : i;
+            if (!reached[to]) {
+                reached[to] = more = true;
+            }
+        }
+    }
+}
+
 void bt_print(const struct bt_program *p, FILE *out)
 {
+    bool reached[BT_MAX_ITEMS];
+    reach(p, reached);
     fprintf(out, "    CPL %d, %u loops by %s %u, base %llx%s%s%s%s%s%s%s%s%s%s\n",
             p->user ? 3 : 0, p->loops, p->counter_in_memory ? "memory, register" : "register",
             p->counter, (unsigned long long)p->base, p->async ? ", asynchronous events" : "",
@@ -160,12 +195,12 @@ void bt_print(const struct bt_program *p, FILE *out)
         const struct bt_item *it = &p->items[i];
         ZydisDisassembledInstruction d;
         uint8_t b[16] = {0};
-        for (unsigned l = 0; l < p->n_labels; l++) {
+        for (unsigned l = 0; l < p->n_labels && reached[i] && it->len != 0; l++) {
             if (p->labels[l] == (int16_t)i) {
                 fprintf(out, "  L%u%s:\n", l, (int)l == p->tail ? " (tail)" : "");
             }
         }
-        if (it->len == 0) {
+        if (it->len == 0 || !reached[i]) {
             continue;
         }
         item_bytes(it, b);

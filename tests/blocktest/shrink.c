@@ -1,7 +1,7 @@
 /*
  * Makes a program smaller while it still differs: first leaves items out by halves, quarters
- * and so on down to one, then turns into NOPs those whose length matters, then lowers the
- * number of loops.
+ * and so on down to one, and jumps to what follows, then turns into NOPs those whose length
+ * matters, then lowers the number of loops.
  */
 #include "blocktest.h"
 
@@ -80,6 +80,26 @@ static bool drop(struct shrink *s, bool nop)
     return any;
 }
 
+/* Jumps to the next instruction hold the frame of a program together no more. */
+static void drop_jumps(struct shrink *s)
+{
+    for (unsigned i = 0; i < s->p->n_items && clock_now_ns() < s->until; i++) {
+        struct bt_item *it = &s->p->items[i];
+        unsigned next = i + 1;
+        if (it->fix != FIX_BRANCH || it->cond != 16 || it->gone) {
+            continue;
+        }
+        unsigned to = (unsigned)s->p->labels[it->label];
+        while (next < to && s->p->items[next].gone) {
+            next++;
+        }
+        if (next == to) {
+            it->gone = true;
+            it->gone = still(s);
+        }
+    }
+}
+
 void bt_shrink(struct bt_program *p, bt_differs_fn *differs, void *opaque)
 {
     struct shrink *s = calloc(1, sizeof(*s));
@@ -88,6 +108,9 @@ void bt_shrink(struct bt_program *p, bt_differs_fn *differs, void *opaque)
     }
     *s = (struct shrink){
         .p = p, .differs = differs, .opaque = opaque, .until = clock_now_ns() + MAX_NS};
+    while (drop(s, false)) {
+    }
+    drop_jumps(s);
     while (drop(s, false)) {
     }
     drop(s, true);
