@@ -142,7 +142,8 @@ struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bo
 }
 
 /* The check of an address that is known now. Leaves the operand in *m. */
-static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, struct mop *m)
+static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, uint32_t word,
+                        struct mop *m)
 {
     struct asmb *a = &t->hot;
     uint64_t page = ea & ~(MEM_PAGE_SIZE - 1);
@@ -162,7 +163,7 @@ static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, st
     s->const_ea = true;
     s->ea = ea;
     s->retry = retry;
-    s->word = SITE_INSN(t->cur) | SITE_SPAN(size) | (write ? SITE_W | SITE_CUR_W : 0);
+    s->word = word | SITE_INSN(t->cur) | SITE_SPAN(size) | (write ? SITE_W : 0);
     e_load(a, RAX, off + 8);
     t->s0_group = -1;
     *m = near ? mop_mem(RAX, NO_REG, (int32_t)ea)
@@ -195,7 +196,7 @@ static void group_access(struct tr *t, const struct jinsn *ji)
     const struct group *gr = &t->group[ji->group];
     if (gr->first == t->cur) {
         tr_flags_clobber(t);
-        check_near(t, gr->base, gr->lo, (unsigned)(gr->hi - gr->lo), gr->write,
+        check_near(t, gr->base, (int32_t)gr->lo, (unsigned)(gr->hi - gr->lo), gr->write,
                    SITE_GROUP | (ji->access_w ? SITE_CUR_W : 0));
         e_store(&t->hot, RAX, OFF_SLOT(ji->group));
     } else if (t->s0_group != ji->group) {
@@ -236,14 +237,15 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
         return;
     }
     tr_flags_clobber(t);
+    /* Behind an instruction that is in a group by its other access, this check was not done. */
+    uint32_t word = (write ? SITE_CUR_W : 0) | (ji->group >= 0 ? SITE_GROUP : 0);
     if (is_const(in)) {
         uint64_t ea = const_ea(t, in);
         if ((ea & (MEM_PAGE_SIZE - 1)) + size <= MEM_PAGE_SIZE) {
-            check_const(t, ea, size, write, m);
+            check_const(t, ea, size, write, word, m);
             return;
         }
     }
-    uint32_t word = write ? SITE_CUR_W : 0;
     bool simple = in->base < INSN_NOREG && in->index >= INSN_NOREG && !has_seg(in);
     if (simple) {
         check_near(t, in->base, (int32_t)in->disp, size, write, word);

@@ -235,7 +235,11 @@ bool gen_cmpxchg16(struct tr *t, struct jinsn *ji)
                      .reg = 1,
                      .rm_use = U_RW,
                      .rm_size = ji->size};
+    unsigned stubs = t->n_stubs;
     with_rax(t, ji, &f);
+    if (ji->size == 16 && t->n_stubs > stubs) {
+        t->stub[stubs].word |= SITE_ALIGNED;
+    }
     return true;
 }
 

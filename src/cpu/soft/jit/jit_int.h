@@ -91,6 +91,7 @@ void jit_on_fault(struct scpu *c);
 #define SITE_W         (1u << 20)            /* checked for writing */
 #define SITE_CUR_W     (1u << 21)            /* this instruction writes */
 #define SITE_GROUP     (1u << 22)            /* for several instructions: no return behind it */
+#define SITE_ALIGNED   (1u << 23)            /* 16 bytes, or #GP before anything else */
 /* The word of jit_on_help and jit_on_native: offset of a struct jhelp in the arena. */
 struct jhelp {
     struct insn in;
@@ -160,7 +161,7 @@ struct jinsn {
 
 /* Accesses that one check serves. Offsets are from the base register at the first one. */
 struct group {
-    int32_t lo, hi;
+    int64_t lo, hi;
     uint16_t n;
     uint8_t base;
     bool write, open;

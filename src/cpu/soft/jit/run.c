@@ -131,7 +131,8 @@ static bool hits(struct scpu *c, uint64_t va, unsigned span, enum tlb_kind kind)
  */
 static bool fill(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
 {
-    if ((va & (MEM_PAGE_SIZE - 1)) + span > MEM_PAGE_SIZE) {
+    if ((va & (MEM_PAGE_SIZE - 1)) + span > MEM_PAGE_SIZE ||
+        ((word & SITE_ALIGNED) && (va & 15) != 0)) {
         return false;
     }
     if (!(word & SITE_W)) {

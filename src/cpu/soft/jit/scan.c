@@ -459,11 +459,11 @@ static void join_group(struct tr *t, unsigned n)
 {
     struct jinsn *ji = &t->insn[n];
     int g = group_of(t, ji->access_base);
-    int32_t lo = ji->access_disp, hi = lo + ji->access_size;
+    int64_t lo = ji->access_disp, hi = lo + ji->access_size;
     if (g >= 0) {
         struct group *gr = &t->group[g];
-        int32_t nlo = MIN(gr->lo, lo + gr->moved), nhi = MAX(gr->hi, hi + gr->moved);
-        if (nhi - nlo <= GROUP_SPAN) {
+        int64_t nlo = MIN(gr->lo, lo + gr->moved), nhi = MAX(gr->hi, hi + gr->moved);
+        if (nhi - nlo <= GROUP_SPAN && nlo == (int32_t)nlo) {
             gr->lo = nlo;
             gr->hi = nhi;
             gr->n++;
