@@ -180,7 +180,7 @@ def run_program(name, *options, arguments="", environment="", before="", cpus=4,
         kernel, _ = guest_files()
         initrd = initrd_with([name, *(target for target, _ in more)], tmp)
         with VM(*options, run=f"{before} {environment} /{name} {arguments} 2>&1", cpus=cpus,
-                memory=memory, kernel=kernel, initrd=initrd, cmdline="quiet") as g:
+                memory=memory, kernel=kernel, initrd=initrd) as g:
             at = g.expect("viv.run: start")
             metrics = g.wait(deadline_s=deadline_s)
             check(f"{name}: all well" in g.console and "viv.run: exit 0" in g.console,
