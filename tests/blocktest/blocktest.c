@@ -37,6 +37,7 @@ struct options {
 /* Kept across crashes of the child: shared memory. */
 struct totals {
     uint64_t next; /* seed */
+    bool reported; /* that one differs; what follows may crash on what it broke */
     uint64_t programs, bad, hung, shut_down, insns, faults;
     uint64_t vectors[32], full; /* exceptions by vector; programs that ended by too many */
     uint64_t generate_ns, run_ns[2];
@@ -68,14 +69,24 @@ static bool has_mnemonic(const struct bt_program *p, const char *name)
     return false;
 }
 
+static void run_one(struct test *t, struct bt_program *p, unsigned i)
+{
+    uint64_t from = clock_now_ns();
+    p->async = t->o->async && i == 1;
+    bt_vm_run(t->vm[i], p, t->image, &t->result[i]);
+    t->t->run_ns[i] += clock_now_ns() - from;
+}
+
 static void run_both(struct test *t, struct bt_program *p)
 {
     bt_image(p, t->image);
-    for (unsigned i = 0; i < 2; i++) {
-        uint64_t from = clock_now_ns();
-        p->async = t->o->async && i == 1;
-        bt_vm_run(t->vm[i], p, t->image, &t->result[i]);
-        t->t->run_ns[i] += clock_now_ns() - from;
+    run_one(t, p, 0);
+    run_one(t, p, 1);
+    bool hung[2] = {t->result[0].end == BT_END_HANG, t->result[1].end == BT_END_HANG};
+    if (hung[0] != hung[1]) { /* or is that one only slow? */
+        bt_vm_patience(t->vm[hung[1]], 20000);
+        run_one(t, p, hung[1]);
+        bt_vm_patience(t->vm[hung[1]], 1000);
     }
     if (t->o->inject != NULL && has_mnemonic(p, t->o->inject)) {
         t->result[1].state.gpr[0] ^= 1;
@@ -97,12 +108,51 @@ static void show(struct test *t, const char *what)
            t->o->async ? " --async" : "", t->o->settings);
     bt_print(p, stdout);
     printf("    %-22s %-16s  %-16s\n", "", t->o->engines[0], t->o->engines[1]);
+    fflush(stdout); /* it may crash */
     run_both(t, p);
     bt_compare(&t->program, &t->result[0], &t->result[1], stdout);
     for (unsigned i = 0; i < 2; i++) {
         bt_print_result(t->o->engines[i], &t->result[i], stdout);
     }
     fflush(stdout);
+}
+
+/* ---- in processes of their own ---- */
+
+static bool start(struct test *t)
+{
+    t->vm[0] = bt_vm_new(t->o->engines[0], "jit=0");
+    t->vm[1] = bt_vm_new(t->o->engines[1], t->o->settings);
+    return t->vm[0] != NULL && t->vm[1] != NULL;
+}
+
+/* In a child. Its exit status, or the signal that ended it as a negative number. */
+static int in_child(struct test *t, bool (*fn)(struct test *t))
+{
+    int status;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool ok = fn(t);
+        fflush(stdout);
+        _exit(ok ? 0 : 1);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+        return 1;
+    }
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static bool ends_equal(struct test *t)
+{
+    return start(t) && !differs(&t->program, t);
+}
+
+/* On new VMs, and so that what it breaks does not last. */
+static bool differs_in_child(struct bt_program *p, void *opaque)
+{
+    (void)p;
+    return in_child(opaque, ends_equal) != 0;
 }
 
 static void report(struct test *t)
@@ -112,8 +162,9 @@ static void report(struct test *t)
     }
     if (t->o->shrink) {
         uint64_t loops = t->program.loops;
-        /* A difference that comes and goes is kept as it is. */
-        if (differs(&t->program, t)) {
+        if (t->o->fork && differs_in_child(&t->program, t)) {
+            bt_shrink(&t->program, differs_in_child, t);
+        } else if (differs(&t->program, t)) { /* else it comes and goes: kept as it is */
             bt_shrink(&t->program, differs, t);
         }
         show(t, " differs; the smallest program found that still does");
@@ -148,7 +199,9 @@ static void one(struct test *t, uint64_t seed)
     }
     if (bt_compare(&t->program, &t->result[0], &t->result[1], NULL) != 0) {
         t->t->bad++;
+        t->t->reported = true;
         report(t);
+        t->t->reported = false;
     }
 }
 
@@ -272,13 +325,6 @@ static void summary(struct test *t, uint64_t ns)
 
 /* ---- processes ---- */
 
-static bool start(struct test *t)
-{
-    t->vm[0] = bt_vm_new(t->o->engines[0], "jit=0");
-    t->vm[1] = bt_vm_new(t->o->engines[1], t->o->settings);
-    return t->vm[0] != NULL && t->vm[1] != NULL;
-}
-
 static void stop(struct test *t)
 {
     if (t->o->verbose) {
@@ -305,23 +351,6 @@ static bool run_all(struct test *t)
     return true;
 }
 
-/* In a child. Its exit status, or the signal that ended it as a negative number. */
-static int in_child(struct test *t, bool (*fn)(struct test *t))
-{
-    int status;
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0) {
-        bool ok = fn(t);
-        fflush(stdout);
-        _exit(ok ? 0 : 1);
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-        return 1;
-    }
-    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-}
-
 static bool run_this(struct test *t)
 {
     return start(t) && (run_both(t, &t->program), true);
@@ -336,6 +365,12 @@ static bool crashes(struct bt_program *p, void *opaque)
 static void report_crash(struct test *t, int sig)
 {
     struct bt_program *p = &t->program;
+    if (t->t->reported) {
+        printf("blocktest: then the process died of signal %d\n", sig);
+        t->t->reported = false;
+        t->t->next++;
+        return;
+    }
     bt_generate(p, t->t->next, t->o->only, t->o->async);
     bool alone = crashes(p, t);
     printf("blocktest: seed %llu: the process died of signal %d%s (reproduce: --no-fork --seed "

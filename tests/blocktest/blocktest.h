@@ -134,6 +134,8 @@ struct bt_vm *bt_vm_new(const char *engine, const char *settings);
 void bt_vm_free(struct bt_vm *vm);
 void bt_vm_run(struct bt_vm *vm, const struct bt_program *p, const uint8_t *image,
                struct bt_result *ret);
+/* After how many milliseconds a program counts as hung. */
+void bt_vm_patience(struct bt_vm *vm, unsigned ms);
 const char *bt_vm_stats(struct bt_vm *vm, char *buf, size_t len);
 
 /* Number of differences; out may be NULL. */

@@ -19,6 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define TICK_US 20000
+
 struct bt_vm {
     const struct engine_ops *ops;
     struct mem *mem;
@@ -33,6 +35,7 @@ struct bt_vm {
     pthread_t dog;
     _Atomic uint64_t running;
     uint64_t runs;
+    _Atomic unsigned patience; /* in ticks of the watchdog */
     _Atomic bool hung, quit;
     /* Events. */
     pthread_t events;
@@ -119,11 +122,11 @@ static void *watch(void *o)
     uint64_t last = 0;
     unsigned ticks = 0;
     while (!atomic_load(&vm->quit)) {
-        usleep(20000);
+        usleep(TICK_US);
         uint64_t now = atomic_load(&vm->running);
         ticks = now == last && now != 0 ? ticks + 1 : 0;
         last = now;
-        if (ticks >= 50) {
+        if (ticks >= atomic_load(&vm->patience)) {
             ticks = 0;
             atomic_store(&vm->hung, true);
             vm->ops->kick(vm->vcpu);
@@ -213,6 +216,7 @@ struct bt_vm *bt_vm_new(const char *engine, const char *settings)
     }
     unsetenv("VIVARIUM_SOFT");
     vm->rng = 1;
+    bt_vm_patience(vm, 1000);
     pthread_create(&vm->dog, NULL, watch, vm);
     return vm;
 }
@@ -242,6 +246,11 @@ void bt_vm_free(struct bt_vm *vm)
 }
 
 /* ---- running ---- */
+
+void bt_vm_patience(struct bt_vm *vm, unsigned ms)
+{
+    atomic_store(&vm->patience, ms * 1000 / TICK_US);
+}
 
 static void reset_ram(struct bt_vm *vm, const uint8_t *image)
 {
