@@ -9,7 +9,8 @@
  */
 #include "cpu/soft/jit/jit_int.h"
 
-#define OFF_GPR(g) (offsetof(struct scpu, gpr) + (g) * sizeof(uint64_t))
+/* Where the code of an indirect branch's target was found to be. */
+#define OFF_CODE offsetof(struct scpu, jit_tmp)
 
 struct stub *tr_stub(struct tr *t, enum stub_kind kind)
 {
@@ -74,7 +75,7 @@ static uint64_t next_of(const struct tr *t, const struct jinsn *ji)
     return t->tb->va + ji->ip + ji->in.len;
 }
 
-bool gen_jcc(struct tr *t, struct jinsn *ji)
+void gen_jcc(struct tr *t, struct jinsn *ji)
 {
     unsigned cc = ji->in.opcode & 15;
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
@@ -88,7 +89,7 @@ bool gen_jcc(struct tr *t, struct jinsn *ji)
         s->save = t->fl == FL_HOST && !jit_flags_dead_at(t, target);
         s->from[0] = e_jcc(&t->hot, cc);
         x->jmp_at = s->save ? 0 : hot_off(t, s->from[0]);
-        return true;
+        return;
     }
     bool dead = t->fl == FL_HOST && target > next && same_page(t, target) &&
                 jit_flags_dead_at(t, target) && jit_flags_dead_at(t, next);
@@ -107,15 +108,13 @@ bool gen_jcc(struct tr *t, struct jinsn *ji)
         e_patch_short(skip, t->hot.p);
     }
     tr_exit_to(t, next, false);
-    return true;
 }
 
-bool gen_jmp(struct tr *t, struct jinsn *ji)
+void gen_jmp(struct tr *t, struct jinsn *ji)
 {
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
     flags_for_exit(t);
     tr_exit_to(t, target, target < next);
-    return true;
 }
 
 /* ---- calls, returns, indirect branches ---- */
@@ -144,45 +143,53 @@ static void move_sp(struct asmb *a, int32_t by)
     }
 }
 
-bool gen_call(struct tr *t, struct jinsn *ji)
+void gen_call(struct tr *t, struct jinsn *ji)
 {
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
     flags_for_exit(t);
     store_return(t, ji);
     move_sp(&t->hot, -8);
     tr_exit_to(t, target, target < next);
-    return true;
 }
 
-/* Through the table of targets to the address in S1; pop: bytes to take off the stack. A target
- * that is not there is left to jit_on_jump with no register changed yet. */
-static void jump_s1(struct tr *t, int32_t pop)
+static size_t target_off(enum mmu_index mmu)
+{
+    return offsetof(struct scpu, jit_jc) + (size_t)mmu * JIT_JC_SIZE * sizeof(struct jit_jc_entry);
+}
+
+/* Looks the address in S1 up in the table of targets; S0 = offset of its entry. A target that is
+ * not there, or no address at all, is left to jit_on_jump with nothing changed yet. */
+static struct stub *find_target(struct tr *t)
 {
     struct asmb *a = &t->hot;
     enum mmu_index mmu = soft_mode_mmu(t->tb->mode);
-    size_t off = offsetof(struct scpu, jit_jc) + (size_t)mmu * JIT_JC_SIZE * 16;
     struct stub *s = tr_stub(t, STUB_JUMP);
     _Static_assert(sizeof(struct jit_jc_entry) == 16, "encoded below");
-    s->pop = pop;
-    e_gs(a, 0, 0x83, 7, offsetof(struct scpu, exit_req));
-    e8(a, 0);
-    s->from[1] = e_jcc(a, CC_NE);
+    s->from[1] = poll_requests(t);
     e_rr(a, 0, 0x8b, RAX, S1); /* mov eax, S1d */
     e8(a, 0x25);               /* and eax, size - 1 */
     e32(a, JIT_JC_SIZE - 1);
     e_rr(a, 0, 0xc1, 4, RAX); /* shl eax, 4 */
     e8(a, 4);
     e_gs(a, E_W, 0x33, S1, offsetof(struct scpu, jit_key) + (size_t)mmu * sizeof(uint64_t));
-    struct mop tag = mop_mem(RAX, NO_REG, (int32_t)off);
+    struct mop tag = mop_mem(RAX, NO_REG, (int32_t)target_off(mmu));
     e_op(a, E_W | E_GS, 0x3b, S1, &tag);
     s->from[0] = e_jcc(a, CC_NE);
-    move_sp(a, pop);
-    struct mop code = mop_mem(RAX, NO_REG, (int32_t)off + 8);
-    e_op(a, E_GS, 0xff, 4, &code);
     t->s0_group = -1;
+    return s;
 }
 
-bool gen_ret(struct tr *t, struct jinsn *ji)
+/* Jumps to the address in S1; pop: bytes to take off the stack. */
+static void jump_s1(struct tr *t, int32_t pop)
+{
+    struct stub *s = find_target(t);
+    struct mop code = mop_mem(RAX, NO_REG, (int32_t)target_off(soft_mode_mmu(t->tb->mode)) + 8);
+    s->pop = pop;
+    move_sp(&t->hot, pop);
+    e_op(&t->hot, E_GS, 0xff, 4, &code);
+}
+
+void gen_ret(struct tr *t, struct jinsn *ji)
 {
     struct mop m;
     int32_t pop = 8 + (ji->in.opcode == 0xc2 ? (int32_t)ji->in.imm : 0);
@@ -190,10 +197,9 @@ bool gen_ret(struct tr *t, struct jinsn *ji)
     tr_stack(t, ji, 0, 8, false, &m);
     e_op(&t->hot, E_W, 0x8b, S1, &m);
     jump_s1(t, pop);
-    return true;
 }
 
-bool gen_jmpind(struct tr *t, struct jinsn *ji)
+void gen_jmpind(struct tr *t, struct jinsn *ji)
 {
     flags_for_exit(t);
     if (ji->in.is_mem) {
@@ -204,14 +210,11 @@ bool gen_jmpind(struct tr *t, struct jinsn *ji)
         e_mov(&t->hot, S1, tr_read(t, ji->in.rm, S1));
     }
     jump_s1(t, 0);
-    return true;
 }
 
-/*
- * The return address is written before the target is looked up; when that fails the general
- * handler does all of it once more, which writes the same.
- */
-bool gen_callind(struct tr *t, struct jinsn *ji)
+/* The target is found before the return address is written: one that is not canonical faults on
+ * the call. */
+void gen_callind(struct tr *t, struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
     flags_for_exit(t);
@@ -219,16 +222,17 @@ bool gen_callind(struct tr *t, struct jinsn *ji)
         struct mop m;
         tr_operand(t, ji, 8, false, &m);
         e_op(a, E_W, 0x8b, S1, &m);
-        e_store(a, S1, offsetof(struct scpu, jit_tmp));
-    }
-    store_return(t, ji);
-    if (ji->in.is_mem) {
-        e_load(a, S1, offsetof(struct scpu, jit_tmp));
     } else {
         e_mov(a, S1, tr_read(t, ji->in.rm, S1));
     }
-    jump_s1(t, -8);
-    return true;
+    struct stub *s = find_target(t);
+    struct mop code = mop_mem(RAX, NO_REG, (int32_t)target_off(soft_mode_mmu(t->tb->mode)) + 8);
+    e_op(a, E_W | E_GS, 0x8b, RAX, &code);
+    e_store(a, RAX, OFF_CODE);
+    s->retry = a->p;
+    store_return(t, ji);
+    move_sp(a, -8);
+    e_gs(a, 0, 0xff, 4, OFF_CODE);
 }
 
 /* ---- out of line ---- */
@@ -294,8 +298,12 @@ static void stub_jump(struct tr *t, const struct stub *s)
     e_gs(a, E_W, 0x33, S1, offsetof(struct scpu, jit_key) + (size_t)mmu * sizeof(uint64_t));
     e_patch(s->from[1], a->p);
     call_thunk(t, t->j->thunk.jump, s->insn);
+    if (s->retry != NULL) {
+        e_jmp_to(a, s->retry);
+        return;
+    }
     move_sp(a, s->pop);
-    e_gs(a, 0, 0xff, 4, offsetof(struct scpu, jit_tmp));
+    e_gs(a, 0, 0xff, 4, OFF_CODE);
 }
 
 static void stub_fpu(struct tr *t, const struct stub *s)

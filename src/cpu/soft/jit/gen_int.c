@@ -70,7 +70,7 @@ static unsigned imm_bytes(unsigned size)
 
 /* ---- arithmetic ---- */
 
-bool gen_alu(struct tr *t, struct jinsn *ji)
+void gen_alu(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     unsigned size = ji->size;
@@ -97,10 +97,9 @@ bool gen_alu(struct tr *t, struct jinsn *ji)
         f.rm_use = to_reg || cmp ? U_R : U_RW;
     }
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_test(struct tr *t, struct jinsn *ji)
+void gen_test(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
     struct form f = {.how = size_how(ji->size),
@@ -119,10 +118,9 @@ bool gen_test(struct tr *t, struct jinsn *ji)
         }
     }
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_incdec(struct tr *t, struct jinsn *ji)
+void gen_incdec(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size),
                      .opcode = ji->size == 1 ? 0xfe : 0xff,
@@ -130,10 +128,9 @@ bool gen_incdec(struct tr *t, struct jinsn *ji)
                      .rm_use = U_RW,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_shift(struct tr *t, struct jinsn *ji)
+void gen_shift(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size),
                      .opcode = ji->in.opcode,
@@ -142,10 +139,9 @@ bool gen_shift(struct tr *t, struct jinsn *ji)
                      .rm_size = ji->size,
                      .imm_bytes = ji->in.opcode < 0xd0};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_negnot(struct tr *t, struct jinsn *ji)
+void gen_negnot(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size),
                      .opcode = ji->size == 1 ? 0xf6 : 0xf7,
@@ -153,10 +149,9 @@ bool gen_negnot(struct tr *t, struct jinsn *ji)
                      .rm_use = U_RW,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_imul(struct tr *t, struct jinsn *ji)
+void gen_imul(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     bool three = in->map == MAP_1B;
@@ -169,7 +164,6 @@ bool gen_imul(struct tr *t, struct jinsn *ji)
                      .rm_size = ji->size};
     f.imm_bytes = (uint8_t)(!three ? 0 : in->opcode == 0x6b ? 1 : imm_bytes(ji->size));
     emit_form(t, ji, &f);
-    return true;
 }
 
 /* With the guest's RAX in the host's for as long as the instruction takes. */
@@ -201,7 +195,7 @@ static void with_rax(struct tr *t, struct jinsn *ji, const struct form *f)
     }
 }
 
-bool gen_muldiv(struct tr *t, struct jinsn *ji)
+void gen_muldiv(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size),
                      .opcode = ji->size == 1 ? 0xf6 : 0xf7,
@@ -209,15 +203,11 @@ bool gen_muldiv(struct tr *t, struct jinsn *ji)
                      .rm_use = U_R,
                      .rm_size = ji->size};
     with_rax(t, ji, &f);
-    return true;
 }
 
-bool gen_cmpxchg(struct tr *t, struct jinsn *ji)
+void gen_cmpxchg(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
-    if (jit_host_reg[in->reg] == NO_REG) {
-        return false;
-    }
     struct form f = {.how = size_how(ji->size) | E_0F,
                      .opcode = in->opcode,
                      .reg = in->reg,
@@ -225,10 +215,9 @@ bool gen_cmpxchg(struct tr *t, struct jinsn *ji)
                      .rm_use = U_RW,
                      .rm_size = ji->size};
     with_rax(t, ji, &f);
-    return true;
 }
 
-bool gen_cmpxchg16(struct tr *t, struct jinsn *ji)
+void gen_cmpxchg16(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = E_0F | (ji->size == 16 ? E_W : 0),
                      .opcode = 0xc7,
@@ -240,10 +229,9 @@ bool gen_cmpxchg16(struct tr *t, struct jinsn *ji)
     if (ji->size == 16 && t->n_stubs > stubs) {
         t->stub[stubs].word |= SITE_ALIGNED;
     }
-    return true;
 }
 
-bool gen_xadd(struct tr *t, struct jinsn *ji)
+void gen_xadd(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size) | E_0F,
                      .opcode = ji->in.opcode,
@@ -253,10 +241,9 @@ bool gen_xadd(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->size,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_bscan(struct tr *t, struct jinsn *ji)
+void gen_bscan(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size) | E_0F,
                      .opcode = ji->in.opcode,
@@ -266,10 +253,9 @@ bool gen_bscan(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->size,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_shd(struct tr *t, struct jinsn *ji)
+void gen_shd(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size) | E_0F,
                      .opcode = ji->in.opcode,
@@ -280,7 +266,6 @@ bool gen_shd(struct tr *t, struct jinsn *ji)
                      .rm_size = ji->size,
                      .imm_bytes = !(ji->in.opcode & 1)};
     emit_form(t, ji, &f);
-    return true;
 }
 
 /* The bit string of BT with a register offset reaches anywhere: the check is where the bit is. */
@@ -315,13 +300,13 @@ static void bt_string(struct tr *t, struct jinsn *ji)
     e_op(a, size_how(ji->size) | E_0F | (in->lock ? E_LOCK : 0), in->opcode, off, &m);
 }
 
-bool gen_bt(struct tr *t, struct jinsn *ji)
+void gen_bt(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     bool imm = in->opcode == 0xba;
     if (in->is_mem && !imm) {
         bt_string(t, ji);
-        return true;
+        return;
     }
     unsigned op = imm ? in->reg & 3u : in->opcode >> 3 & 3u;
     struct form f = {.how = size_how(ji->size) | E_0F,
@@ -333,19 +318,17 @@ bool gen_bt(struct tr *t, struct jinsn *ji)
                      .rm_size = ji->size,
                      .imm_bytes = imm};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_carry(struct tr *t, struct jinsn *ji)
+void gen_carry(struct tr *t, struct jinsn *ji)
 {
     tr_flags_to_host(t);
     e8(&t->hot, ji->in.opcode);
-    return true;
 }
 
 /* ---- moves ---- */
 
-bool gen_mov(struct tr *t, struct jinsn *ji)
+void gen_mov(struct tr *t, struct jinsn *ji)
 {
     bool to_reg = (ji->in.opcode & 2) != 0;
     struct form f = {.how = size_how(ji->size),
@@ -356,10 +339,9 @@ bool gen_mov(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->size,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_movimm(struct tr *t, struct jinsn *ji)
+void gen_movimm(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
     if (in->opcode < 0xc0) {
@@ -368,7 +350,7 @@ bool gen_movimm(struct tr *t, struct jinsn *ji)
             unsigned r = tr_dest(g, S1);
             e_const(&t->hot, r, ji->size == 4 ? (uint32_t)in->imm : in->imm);
             tr_wrote(t, g, r);
-            return true;
+            return;
         }
         in->rm = (uint8_t)g;
     }
@@ -378,10 +360,9 @@ bool gen_movimm(struct tr *t, struct jinsn *ji)
                      .rm_size = ji->size,
                      .imm_bytes = (uint8_t)imm_bytes(ji->size)};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_lea(struct tr *t, struct jinsn *ji)
+void gen_lea(struct tr *t, struct jinsn *ji)
 {
     struct insn plain = ji->in;
     struct asmb *a = &t->hot;
@@ -399,7 +380,7 @@ bool gen_lea(struct tr *t, struct jinsn *ji)
             e_const(a, dst, ji->size == 4 ? (uint32_t)ea : ea);
         }
         tr_wrote(t, plain.reg, dst);
-        return true;
+        return;
     }
     unsigned b = NO_REG, x = NO_REG;
     if (plain.base < INSN_NOREG) {
@@ -420,10 +401,9 @@ bool gen_lea(struct tr *t, struct jinsn *ji)
         e_op(a, ji->size == 8 ? E_W : 0, 0x8d, dst, &m);
     }
     tr_wrote(t, plain.reg, dst);
-    return true;
 }
 
-bool gen_extend(struct tr *t, struct jinsn *ji)
+void gen_extend(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->in.osize) | E_0F | (ji->size == 1 ? E_REX : 0),
                      .opcode = ji->in.opcode,
@@ -433,10 +413,9 @@ bool gen_extend(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->in.osize,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_movsxd(struct tr *t, struct jinsn *ji)
+void gen_movsxd(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->in.osize),
                      .opcode = 0x63,
@@ -446,10 +425,9 @@ bool gen_movsxd(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->in.osize,
                      .rm_size = ji->in.osize == 2 ? 2 : 4};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_cmov(struct tr *t, struct jinsn *ji)
+void gen_cmov(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = size_how(ji->size) | E_0F,
                      .opcode = ji->in.opcode,
@@ -459,24 +437,21 @@ bool gen_cmov(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->size,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_setcc(struct tr *t, struct jinsn *ji)
+void gen_setcc(struct tr *t, struct jinsn *ji)
 {
     struct form f = {.how = E_0F | E_REX, .opcode = ji->in.opcode, .rm_use = U_W, .rm_size = 1};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_nop(struct tr *t, struct jinsn *ji)
+void gen_nop(struct tr *t, struct jinsn *ji)
 {
     (void)t;
     (void)ji;
-    return true;
 }
 
-bool gen_xchg(struct tr *t, struct jinsn *ji)
+void gen_xchg(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
     if (in->opcode >= 0x90) {
@@ -491,10 +466,9 @@ bool gen_xchg(struct tr *t, struct jinsn *ji)
                      .reg_size = ji->size,
                      .rm_size = ji->size};
     emit_form(t, ji, &f);
-    return true;
 }
 
-bool gen_bswap(struct tr *t, struct jinsn *ji)
+void gen_bswap(struct tr *t, struct jinsn *ji)
 {
     unsigned g = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
     unsigned r = tr_read(t, g, S1);
@@ -506,10 +480,9 @@ bool gen_bswap(struct tr *t, struct jinsn *ji)
     e8(a, 0x0f);
     e8(a, 0xc8 | (r & 7));
     tr_wrote(t, g, r);
-    return true;
 }
 
-bool gen_cwd(struct tr *t, struct jinsn *ji)
+void gen_cwd(struct tr *t, struct jinsn *ji)
 {
     e_mov(&t->hot, RAX, jit_host_reg[X86_RAX]);
     t->s0_group = -1;
@@ -517,10 +490,9 @@ bool gen_cwd(struct tr *t, struct jinsn *ji)
         e8(&t->hot, ji->in.osize == 8 ? 0x48 : 0x66);
     }
     e8(&t->hot, 0x99);
-    return true;
 }
 
-bool gen_cbw(struct tr *t, struct jinsn *ji)
+void gen_cbw(struct tr *t, struct jinsn *ji)
 {
     unsigned r = jit_host_reg[X86_RAX];
     switch (ji->in.osize) {
@@ -528,5 +500,4 @@ bool gen_cbw(struct tr *t, struct jinsn *ji)
     case 4: e_rr(&t->hot, E_0F, 0xbf, r, r); break;
     default: e_rr(&t->hot, E_W, 0x63, r, r); break;
     }
-    return true;
 }

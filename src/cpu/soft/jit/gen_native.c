@@ -61,9 +61,9 @@ static unsigned count_homed(const struct insn *in, uint32_t fl)
     return n;
 }
 
-/* Whether scratch registers suffice and every register has a name without AH to BH. */
-static bool can_rename(const struct insn *in, uint32_t fl)
+bool tr_can_rename(const struct insn *in, const struct native_desc *desc)
 {
+    uint32_t fl = desc->flags;
     unsigned homed = count_homed(in, fl);
     bool rax = (fl & ND_IN_RAX) != 0;
     if ((fl & ND_RM8) && !in->is_mem && in->rex == 0 && in->rm >= 4 && in->rm < 8) {
@@ -86,24 +86,19 @@ static unsigned name(struct tr *t, unsigned g, unsigned *scratch)
     return tr_read(t, g & 15, r);
 }
 
-bool gen_native(struct tr *t, struct jinsn *ji)
+void gen_native(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     struct asmb *a = &t->hot;
     uint32_t fl = ji->desc.flags;
     struct names n = {.reg = in->reg, .vvvv = in->vvvv, .m = mop_reg(in->rm)};
-    if (!can_rename(in, fl)) {
-        return false;
-    }
     bool homed = count_homed(in, fl) != 0;
-    if (in->is_mem && ji->desc.mem_len != 0) {
+    if (in->is_mem) {
         tr_operand(t, ji, ji->desc.mem_len, (fl & ND_MEM_W) != 0, &n.m);
         bool restore = (ji->flags & (EF_READ | EF_PART)) && t->fl == FL_MEM;
         if (restore || homed || (fl & ND_IN_RAX) || in->enc == ENC_EVEX) {
             tr_collapse(t, &n.m);
         }
-    } else if (in->is_mem) { /* PREFETCH and the like: no access */
-        return false;
     }
     if (ji->flags & (EF_READ | EF_PART)) {
         tr_flags_to_host(t);
@@ -139,5 +134,4 @@ bool gen_native(struct tr *t, struct jinsn *ji)
     if (!in->is_mem && (fl & ND_RM_W)) {
         tr_wrote(t, in->rm & 15, n.m.reg);
     }
-    return true;
 }

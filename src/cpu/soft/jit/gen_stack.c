@@ -15,7 +15,7 @@ static void push_reg(struct tr *t, struct jinsn *ji, unsigned g)
     e_op(&t->hot, E_W, 0x89, r, &m);
 }
 
-bool gen_push(struct tr *t, struct jinsn *ji)
+void gen_push(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     struct mop m;
@@ -37,10 +37,9 @@ bool gen_push(struct tr *t, struct jinsn *ji)
         e_op(&t->hot, E_W, 0x89, r, &m);
     }
     move_sp(t, -8);
-    return true;
 }
 
-bool gen_pop(struct tr *t, struct jinsn *ji)
+void gen_pop(struct tr *t, struct jinsn *ji)
 {
     unsigned g = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
     struct mop m;
@@ -51,21 +50,19 @@ bool gen_pop(struct tr *t, struct jinsn *ji)
         move_sp(t, 8);
     }
     tr_wrote(t, g, r);
-    return true;
 }
 
-bool gen_leave(struct tr *t, struct jinsn *ji)
+void gen_leave(struct tr *t, struct jinsn *ji)
 {
     struct mop m;
     unsigned bp = jit_host_reg[X86_RBP];
     tr_stack(t, ji, 0, 8, false, &m);
     e_lea(&t->hot, jit_host_reg[X86_RSP], bp, NO_REG, 0, 8);
     e_op(&t->hot, E_W, 0x8b, bp, &m);
-    return true;
 }
 
 /* RF and VM are never set here: blocks run with RF clear, in 64-bit mode. */
-bool gen_pushf(struct tr *t, struct jinsn *ji)
+void gen_pushf(struct tr *t, struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
     struct mop m;
@@ -90,14 +87,12 @@ bool gen_pushf(struct tr *t, struct jinsn *ji)
     e_load(a, r, offsetof(struct scpu, jit_tmp));
     e_op(a, E_W, 0x89, r, &m);
     move_sp(t, -8);
-    return true;
 }
 
-bool gen_cli(struct tr *t, struct jinsn *ji)
+void gen_cli(struct tr *t, struct jinsn *ji)
 {
     (void)ji;
     tr_flags_clobber(t);
     e_gs(&t->hot, 0, 0x80, 4, offsetof(struct scpu, sysflags) + 1);
     e8(&t->hot, 0xff & ~(FL_IF >> 8));
-    return true;
 }

@@ -130,7 +130,7 @@ enum { /* what an instruction does with the status flags */
 
 struct jinsn;
 struct tr;
-typedef bool gen_fn(struct tr *t, struct jinsn *ji);
+typedef void gen_fn(struct tr *t, struct jinsn *ji);
 
 /* An instruction of the block that is being translated. */
 struct jinsn {
@@ -264,6 +264,9 @@ gen_fn gen_alu, gen_test, gen_mov, gen_movimm, gen_lea, gen_incdec, gen_shift, g
     gen_carry;
 gen_fn gen_push, gen_pop, gen_leave, gen_pushf, gen_cli;
 gen_fn gen_native;
+/* Whether scratch registers suffice for in's general registers that live in memory, and each has a
+ * name without AH to BH. */
+bool tr_can_rename(const struct insn *in, const struct native_desc *desc);
 
 struct jit {
     uint8_t *rx, *rw; /* the same memory: executed, written */

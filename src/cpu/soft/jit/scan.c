@@ -350,7 +350,7 @@ static bool too_odd(const struct tr *t, const struct jinsn *ji)
     case K_PUSHF: return in->osize != 8;
     case K_POP: return in->osize != 8;
     case K_LEAVE: return in->osize != 8;
-    case K_CMPXCHG: return in->is_mem && jit_host_reg[in->reg] == NO_REG;
+    case K_CMPXCHG: return jit_host_reg[in->reg] == NO_REG;
     case K_CMPXCHG8B:
         return (in->rex & 8) && !cpu_model_has(t->c->vm->model, 1, 0, 2, 13);
     case K_BT: /* a register offset reaches beyond the operand */
@@ -402,7 +402,7 @@ static void describe_native(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
     const struct native_desc *d = &ji->desc;
-    if (!native_plan(t->c, in, &ji->desc)) {
+    if (!native_plan(t->c, in, &ji->desc) || !tr_can_rename(in, d)) {
         return;
     }
     ji->gen = gen_native;

@@ -56,14 +56,15 @@ static bool emit_one(struct tr *t, struct tpc *pc)
     if (ji->may_fault && t->fl == FL_RECIPE) {
         tr_flags_to_host(t);
     }
-    bool generated = ji->gen != NULL && ji->gen(t, ji);
-    if (!generated && !call_handler(t, ji)) {
+    if (ji->gen != NULL) {
+        ji->gen(t, ji);
+    } else if (!call_handler(t, ji)) {
         return false;
     }
     if (ji->may_fault && t->fl == FL_HOST) {
         pc->ip |= TPC_FLAGS;
     }
-    if (generated) {
+    if (ji->gen != NULL) {
         tr_flags_written(t, ji);
     }
     ji->hot_end = t->hot.p;
