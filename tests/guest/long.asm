@@ -1347,6 +1347,28 @@ test_code:
         NO_FAULT
         CHECK   "1 + 5", esi, 6
         mov     byte [abs .alias + 2], 1
+        ; A page that was code, is written all over as data, and is code again, in turns: stores
+        ; to it go the slow way at first and then do not.
+        TRY     "code, data, code in one page"
+        PTE     18, 3
+        xor     ebx, ebx
+        mov     r8d, 20
+.turn:  mov     rdi, AREA + 0x12000
+        mov     ecx, 200
+.data:  mov     qword [rdi + rcx * 8], 0
+        loop    .data
+        mov     byte [rdi + 0x40], 0x83 ; add ebx, r8b / ret
+        mov     byte [rdi + 0x41], 0xc3
+        mov     byte [rdi + 0x42], r8b
+        mov     byte [rdi + 0x43], 0xc3
+        lea     rax, [rdi + 0x40]
+        call    rax
+        mov     byte [rdi + 0x42], 1    ; soon after
+        call    rax
+        dec     r8d
+        jnz     .turn
+        NO_FAULT
+        CHECK   "sum of 1 to 20, and 20", ebx, 230
         TRY     "an instruction across two pages"
         PTE     16, 3
         PTE     17, 3

@@ -4,7 +4,8 @@
  * by its thread only; nothing here is saved.
  *
  * The order that keeps self- and cross-modifying code exact: mark the page as code and wait
- * until no vCPU has a write entry for it, read the generation, mark the lines, read the bytes.
+ * until no vCPU has a write entry for it, read the generation (and find the mark still there),
+ * mark the lines, read the bytes.
  * A writer stores first, then looks at the lines and changes the generation. So whatever a vCPU
  * stored before another one's serialising instruction is seen by it after that: those end a
  * block, and each block looks at its page's generation first.
@@ -260,24 +261,39 @@ struct build {
     bool branch; /* the last uop goes on by itself */
 };
 
-void block_mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host)
-{
-    if (atomic_load_explicit(&page->has_code, memory_order_seq_cst) == CODE_MARKED) {
-        return;
-    }
-    uint32_t none = CODE_NONE;
-    atomic_compare_exchange_strong(&page->has_code, &none, CODE_MARKING);
-    soft_code_settle(c, host);
-    atomic_store_explicit(&page->has_code, CODE_MARKED, memory_order_seq_cst);
-}
-
-uint32_t block_page_gen(const struct soft_page *page)
+static uint32_t page_gen(const struct soft_page *page)
 {
     uint32_t gen;
     while ((gen = atomic_load_explicit(&page->gen, memory_order_seq_cst)) & 1) {
         __builtin_ia32_pause();
     }
     return gen;
+}
+
+/* MARKING becomes MARKED if the generation is still the one given: else the mark may have been
+ * taken away and set again meanwhile, with write entries made in between. */
+static bool mark_if_same(struct soft_page *page, uint32_t gen)
+{
+    typedef uint64_t __attribute__((may_alias)) both_t; /* gen and has_code at once */
+    uint64_t is = gen | (uint64_t)CODE_MARKING << 32, want = gen | (uint64_t)CODE_MARKED << 32;
+    _Static_assert(offsetof(struct soft_page, gen) == 0 &&
+                       offsetof(struct soft_page, has_code) == 4,
+                   "both in one word");
+    return __atomic_compare_exchange_n((both_t *)(void *)page, &is, want, false,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+uint32_t block_claim_page(struct scpu *c, struct soft_page *page, const uint8_t *host)
+{
+    for (;;) {
+        uint32_t gen = page_gen(page), none = CODE_NONE;
+        if (atomic_load_explicit(&page->has_code, memory_order_seq_cst) == CODE_MARKED) {
+            return gen;
+        }
+        atomic_compare_exchange_strong(&page->has_code, &none, CODE_MARKING);
+        soft_code_settle(c, host);
+        (void)mark_if_same(page, gen);
+    }
 }
 
 void block_mark_lines(struct soft_page *page, uint64_t off, uint64_t len)
@@ -375,9 +391,8 @@ static bool gather_crossing(struct scpu *c, struct build *bd, uint8_t bytes[16],
     if (second == NULL) {
         return false;
     }
-    block_mark_code(c, second->page, second->host);
     bd->b->pgen2 = &second->page->gen;
-    bd->b->gen2 = block_page_gen(second->page);
+    bd->b->gen2 = block_claim_page(c, second->page, second->host);
     block_mark_lines(second->page, 0, 15);
     for (size_t i = have; i < 15; i++) {
         bytes[i] = second->host[i - have];
@@ -466,11 +481,10 @@ static struct sblock *build(struct scpu *c, uint64_t lin, uint32_t mode, bool *r
     /* The entry may be replaced by the fetch of a second page. */
     struct itlb_entry page = *bd.page;
     bd.page = &page;
-    block_mark_code(c, page.page, page.host);
     head.pa = page.gpa + (lin & (MEM_PAGE_SIZE - 1));
     head.host = page.host + (lin & (MEM_PAGE_SIZE - 1));
     head.pgen = &page.page->gen;
-    head.gen = block_page_gen(page.page);
+    head.gen = block_claim_page(c, page.page, page.host);
     while (!bd.ended && bd.n_insns < max_insns) {
         int r = build_one(c, &bd);
         if (r < 0) {

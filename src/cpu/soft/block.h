@@ -13,8 +13,7 @@ size_t code_cache_bytes(const struct scpu *c); /* of host memory in use */
  * be. NULL: the fetch faulted and an exception is raised. */
 struct sblock *block_get(struct scpu *c, uint32_t mode);
 
-/* For who decodes from a page, in this order: from then on stores to it are noticed, and then
- * the generation is read, the lines are marked, and the bytes are read. */
-void block_mark_code(struct scpu *c, struct soft_page *page, const uint8_t *host);
-uint32_t block_page_gen(const struct soft_page *page);
+/* For who decodes from a page, in this order: the page is claimed, from when on stores to it
+ * are noticed, which gives its generation; the lines are marked; the bytes are read. */
+uint32_t block_claim_page(struct scpu *c, struct soft_page *page, const uint8_t *host);
 void block_mark_lines(struct soft_page *page, uint64_t off, uint64_t len);

@@ -618,9 +618,36 @@ bool soft_code_written(struct soft_vm *vm, struct soft_page *page, uint64_t off,
         __builtin_ia32_pause();
     }
     atomic_store_explicit(&page->lines, 0, memory_order_seq_cst);
+    atomic_store_explicit(&page->quiet, 0, memory_order_relaxed);
     atomic_store_explicit(&page->gen, gen + 2, memory_order_seq_cst);
     note_stale(vm, page);
     return true;
+}
+
+#define QUIET_STORES 16
+
+/*
+ * The mark goes while the generation is odd, and that changes, as if code had been overwritten:
+ * a decoder that found the mark before has the old generation, and what it makes is dead; one
+ * that reads the new generation finds no mark and sets it anew (block_claim_page).
+ */
+void soft_code_quiet(struct soft_vm *vm, struct soft_page *page)
+{
+    if (atomic_load_explicit(&page->lines, memory_order_relaxed) != 0 ||
+        atomic_fetch_add_explicit(&page->quiet, 1, memory_order_relaxed) < QUIET_STORES) {
+        return;
+    }
+    uint32_t gen = atomic_load_explicit(&page->gen, memory_order_relaxed) & ~1u;
+    if (!atomic_compare_exchange_strong(&page->gen, &gen, gen + 1)) {
+        return; /* another writer is at it */
+    }
+    uint32_t marked = CODE_MARKED;
+    if (atomic_load_explicit(&page->lines, memory_order_seq_cst) == 0) {
+        atomic_compare_exchange_strong(&page->has_code, &marked, CODE_NONE);
+    }
+    atomic_store_explicit(&page->quiet, 0, memory_order_relaxed);
+    atomic_store_explicit(&page->gen, gen + 2, memory_order_seq_cst);
+    note_stale(vm, page);
 }
 
 /* ---- translation ---- */

@@ -90,10 +90,14 @@ static void note_written(struct scpu *c, const struct xlat *x, unsigned len)
 {
     /* The store must be visible before we look: a decoder marks its lines before it reads. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&x->page->has_code, memory_order_seq_cst) &&
-        soft_code_written(c->vm, x->page, x->gpa & (MEM_PAGE_SIZE - 1), len)) {
+    if (!atomic_load_explicit(&x->page->has_code, memory_order_seq_cst)) {
+        return;
+    }
+    if (soft_code_written(c->vm, x->page, x->gpa & (MEM_PAGE_SIZE - 1), len)) {
         c->code_hit = true;
         c->stats.code_invalidations++;
+    } else {
+        soft_code_quiet(c->vm, x->page);
     }
 }
 

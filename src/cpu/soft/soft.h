@@ -145,6 +145,7 @@ struct soft_page {
     _Atomic uint32_t has_code; /* enum soft_code_mark: not 0, writes take the slow path */
     _Atomic uint64_t lines;    /* 64-byte lines that decoded code covers */
     _Atomic uint32_t had_writer; /* 0: no vCPU has a write entry for it */
+    _Atomic uint32_t quiet;      /* slow stores since there were lines: soft_code_quiet */
 };
 
 /* MARKING: a vCPU is about to decode from the page but others may still have write entries. */
@@ -446,6 +447,9 @@ const struct itlb_entry *soft_fetch_page(struct scpu *c, uint64_t va);
 /* [off, off+len) of a page that has decoded code was overwritten: drops what covers it. true
  * when something was dropped. Any thread. */
 bool soft_code_written(struct soft_vm *vm, struct soft_page *page, uint64_t off, uint64_t len);
+/* A store took the slow way to a page marked as code and hit none: after a few in a page that
+ * has no decoded code any more, it is ordinary memory again. */
+void soft_code_quiet(struct soft_vm *vm, struct soft_page *page);
 /* Drops every write entry, because pages became code (or the dirty log was harvested). */
 void soft_tlb_drop_writes(struct scpu *c);
 struct soft_slot *soft_find_slot(struct soft_vm *vm, uint64_t gpa);

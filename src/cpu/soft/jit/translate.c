@@ -157,8 +157,7 @@ struct tblock *jit_translate(struct scpu *c)
     tb->page = page->page;
     tb->pcs = (struct tpc *)(void *)(tb + 1);
     tb->code = j->hot;
-    block_mark_code(c, page->page, page->host);
-    tb->gen = block_page_gen(page->page);
+    tb->gen = block_claim_page(c, page->page, page->host);
 
     t->c = c;
     t->j = j;
