@@ -2,11 +2,14 @@
  * Saves a whole running VM, loads it into another one, and lets it go on there, several times
  * in its life. Each stay ends when the guest has said what the step waits for.
  *
- *     vm_save_test ENGINE CPUS KERNEL [INITRD]
+ *     vm_save_test ENGINE[,ENGINE...] CPUS KERNEL
+ *     vm_save_test ENGINE[,ENGINE...] CPUS default-guest [INITRD MOVES COMMAND WANT]
  *
- * With KERNEL alone it is tests/machine/ticks.asm: 40 numbered ticks, none lost, none twice.
- * With an INITRD it is the default guest: its shell computes before and after, and powers off.
- * Exit status 77: skipped.
+ * With several engines each move is to the next one. With a KERNEL it is
+ * tests/machine/ticks.asm: 40 numbered ticks, none lost, none twice. Else it is the default
+ * guest: its shell computes before and after, and powers off; or with an INITRD of its own it
+ * runs COMMAND, moves MOVES times at random moments (SEED in the environment) and must print
+ * WANT. Exit status 77: skipped.
  */
 #include "base/ckd.h"
 #include "base/cleanup.h"
@@ -42,8 +45,13 @@ static const struct step linux_steps[] = {
     {NULL, "poweroff\n"},
 };
 
+#define ENGINES_MAX 4u
+
 struct vm {
     struct machine_config cfg;
+    char *engines[ENGINES_MAX];
+    unsigned n_engines, made;
+    uint64_t seed;
     struct loop *loop;
     struct machine *m;
     const struct step *step;
@@ -98,6 +106,8 @@ static void make(struct vm *vm)
     const struct machine_console console = {
         .opaque = vm, .write = on_output, .input_ready = on_input_ready};
 
+    free(vm->cfg.engine);
+    vm->cfg.engine = strdup(vm->engines[vm->made++ % vm->n_engines]);
     if (loop_new(&vm->loop, &err) < 0 ||
         machine_new(&vm->m, &vm->cfg, vm->loop, &console, &err) < 0) {
         die("new", &err);
@@ -147,9 +157,75 @@ static void move(struct vm *vm)
     if (state_reader_new(&r, data, len, &err) < 0 || machine_load(vm->m, r, &err) < 0) {
         die("load", &err);
     }
-    printf("moved: %zu bytes of state\n", len);
+    printf("moved to %s: %zu bytes of state\n", vm->cfg.engine, len);
+    fflush(stdout);
     state_reader_free(r);
     state_writer_free(w);
+}
+
+static uint64_t next_random(struct vm *vm)
+{
+    vm->seed ^= vm->seed << 13;
+    vm->seed ^= vm->seed >> 7;
+    vm->seed ^= vm->seed << 17;
+    return vm->seed;
+}
+
+static void end_stay(void *opaque)
+{
+    machine_stop(((struct vm *)opaque)->m);
+}
+
+static void run_stay(struct vm *vm, uint64_t stay_ns)
+{
+    struct err err = {0};
+    struct vmclock clock;
+    struct timer timer;
+
+    vmclock_init(&clock);
+    if (timer_init(&timer, vm->loop, &clock, end_stay, vm, &err) < 0) {
+        die("timer", &err);
+    }
+    if (stay_ns != 0) {
+        timer_arm(&timer, stay_ns);
+    }
+    enum machine_end end = machine_run(vm->m, &err);
+    timer_done(&timer);
+    vmclock_done(&clock);
+    if (end != MACHINE_END_STOPPED) {
+        fputs(vm->out, stderr);
+        die("ended", &err);
+    }
+}
+
+/* Stays of 2 to 400 ms, short ones as likely as long ones; the last one until want is said. */
+static void run_random(struct vm *vm, unsigned moves, const char *command, const char *want)
+{
+    const struct step wait = {want, command};
+    unsigned done = 0;
+
+    vm->step = &wait;
+    vm->seen = vm->out_len;
+    vm->to_send = command;
+    send_input(vm);
+    for (;;) {
+        uint64_t stay_ns =
+            (2 + next_random(vm) % (UINT64_C(1) << (2 + next_random(vm) % 8))) * 1000000;
+        run_stay(vm, done < moves ? stay_ns : 0);
+        if (strstr(vm->out + vm->seen, want) != NULL) {
+            break;
+        }
+        if (done++ >= moves) {
+            fputs(vm->out, stderr);
+            die("stopped before the guest was done", NULL);
+        }
+        move(vm);
+    }
+    printf("%u moves of %u\n%s\n", done, moves, vm->out + vm->seen);
+    if (done < 3) {
+        die("the guest was done too early", NULL);
+    }
+    move(vm);
 }
 
 /* The last step waits for nothing. */
@@ -219,17 +295,48 @@ static void use_default_guest(struct machine_config *cfg)
     cfg->n_nets = 1;
 }
 
+static void set_engines(struct vm *vm, const char *list)
+{
+    while (*list != '\0' && vm->n_engines < ENGINES_MAX) {
+        size_t len = strcspn(list, ",");
+        vm->engines[vm->n_engines++] = strndup(list, len);
+        list += len + (list[len] == ',');
+    }
+    if (vm->n_engines == 0) {
+        die("no engine is named", NULL);
+    }
+}
+
+/* With an initrd of its own: boot, the command with moves, off. */
+static void run_command(struct vm *vm, char **argv)
+{
+    static const struct step boot[] = {{"Enter 'help'", NULL}}, off[] = {{NULL, "poweroff\n"}};
+    uint64_t moves = strtoull(argv[1], NULL, 10);
+    char *command;
+    if (asprintf(&command, "%s\n", argv[2]) < 0) {
+        die("no memory", NULL);
+    }
+    vm->step = boot;
+    run_stay(vm, 0);
+    move(vm);
+    run_random(vm, (unsigned)moves, command, argv[3]);
+    run_steps(vm, off);
+    free(command);
+}
+
 int main(int argc, char **argv)
 {
     struct vm *vm = calloc(1, sizeof(*vm));
     struct err err = {0};
     struct engine_probe probe = {0};
 
-    if (argc < 4 || vm == NULL || machine_config_init(&vm->cfg, &err) < 0) {
-        fprintf(stderr, "usage: vm_save_test ENGINE CPUS KERNEL|default-guest\n");
+    if ((argc != 4 && argc != 8) || vm == NULL || machine_config_init(&vm->cfg, &err) < 0) {
+        fprintf(stderr, "usage: vm_save_test ENGINE[,ENGINE...] CPUS KERNEL\n"
+                        "       vm_save_test ENGINE[,ENGINE...] CPUS default-guest "
+                        "[INITRD MOVES COMMAND WANT]\n");
         return 2;
     }
-    if (strcmp(argv[1], "kvm") == 0) {
+    if (strstr(argv[1], "kvm") != NULL) {
         engine_kvm.probe(&probe);
         if (!probe.usable || probe.why[0] != '\0') {
             printf("skipped: %s\n", probe.why);
@@ -246,11 +353,19 @@ int main(int argc, char **argv)
         printf("skipped: no %s\n", vm->cfg.kernel);
         return 77;
     }
-    free(vm->cfg.engine);
-    vm->cfg.engine = strdup(argv[1]);
+    set_engines(vm, argv[1]);
+    vm->seed = getenv("SEED") != NULL ? strtoull(getenv("SEED"), NULL, 10) | 1 : 20261123;
     vm->cfg.n_cpus = (unsigned)strtoul(argv[2], NULL, 10);
+    if (argc == 8) {
+        free(vm->cfg.initrd);
+        vm->cfg.initrd = strdup(argv[4]);
+    }
     make(vm);
-    run_steps(vm, is_linux ? linux_steps : ticks_steps);
+    if (argc == 8) {
+        run_command(vm, argv + 4);
+    } else {
+        run_steps(vm, is_linux ? linux_steps : ticks_steps);
+    }
     if (!is_linux) {
         check_ticks(vm);
     }
@@ -260,6 +375,9 @@ int main(int argc, char **argv)
         unlink(vm->cfg.disks[0].path);
     }
     machine_config_done(&vm->cfg);
+    for (unsigned i = 0; i < vm->n_engines; i++) {
+        free(vm->engines[i]);
+    }
     free(vm);
     printf("ok\n");
     return 0;

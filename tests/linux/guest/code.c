@@ -266,8 +266,13 @@ static struct {
 /* More vCPUs than processors: PAUSE lets the engine run the others. */
 static void relax(void)
 {
+    static long cpus;
     for (unsigned i = 0; i < 64; i++) {
         __builtin_ia32_pause();
+    }
+    cpus = cpus == 0 ? sysconf(_SC_NPROCESSORS_ONLN) : cpus;
+    if (cpus == 1) {
+        sched_yield(); /* what is waited for cannot happen meanwhile */
     }
 }
 

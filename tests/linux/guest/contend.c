@@ -24,8 +24,13 @@ static unsigned n_threads;
 
 static void relax(void)
 {
+    static long cpus;
     for (unsigned i = 0; i < 64; i++) {
         __builtin_ia32_pause();
+    }
+    cpus = cpus == 0 ? sysconf(_SC_NPROCESSORS_ONLN) : cpus;
+    if (cpus == 1) {
+        sched_yield(); /* what is waited for cannot happen meanwhile */
     }
 }
 
