@@ -32,7 +32,7 @@ enum feature_class {
     F_PCID,           /* the software MMU keeps nothing across a switch, as it may */
     F_LA57,           /* five-level paging */
     F_XSAVEC,         /* compacted XSAVE images */
-    F_NO_FLAWS_INTEL, /* "not affected" bits, and what goes with them */
+    F_NO_FLAWS_INTEL, /* "not affected" bits, and what goes with them; why: SECURITY.md */
     F_NO_FLAWS_AMD,
     F_AMD, /* AMD only, always */
     F_N_CLASSES,
