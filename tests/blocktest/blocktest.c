@@ -39,7 +39,8 @@ struct totals {
     uint64_t next; /* seed */
     bool reported; /* that one differs; what follows may crash on what it broke */
     uint64_t programs, bad, hung, shut_down, insns, faults;
-    uint64_t vectors[32], full; /* exceptions by vector; programs that ended by too many */
+    uint64_t syscalls, accesses; /* of devices */
+    uint64_t vectors[32], full;  /* exceptions by vector; programs that ended by too many */
     uint64_t generate_ns, run_ns[2];
 };
 
@@ -182,6 +183,10 @@ static void one(struct test *t, uint64_t seed)
     run_both(t, &t->program);
     uint64_t logged;
     memcpy(&logged, t->result[0].ram + BT_VARS + BT_V_LOGGED, 8);
+    uint64_t calls;
+    memcpy(&calls, t->result[0].ram + BT_VARS + BT_V_SYSCALLS, 8);
+    t->t->syscalls += calls;
+    t->t->accesses += t->result[0].io_count;
     t->t->faults += logged;
     t->t->full += logged >= BT_LOG_MAX;
     for (unsigned i = 0; i < logged && i < BT_LOG_MAX; i++) {
@@ -317,7 +322,9 @@ static void summary(struct test *t, uint64_t ns)
             printf(" #%u %llu", i, (unsigned long long)t->t->vectors[i]);
         }
     }
-    printf("; %llu programs ended by too many\n", (unsigned long long)t->t->full);
+    printf("; %llu programs ended by too many\n  %llu system calls, %llu accesses to devices\n",
+           (unsigned long long)t->t->full, (unsigned long long)t->t->syscalls,
+           (unsigned long long)t->t->accesses);
     printf("  microseconds each: %.0f to make, %.0f %s, %.0f %s\n",
            (double)t->t->generate_ns / n / 1e3, (double)t->t->run_ns[0] / n / 1e3,
            t->o->engines[0], (double)t->t->run_ns[1] / n / 1e3, t->o->engines[1]);

@@ -530,7 +530,12 @@ static void sort_form(unsigned f)
         }
         unsigned c = classify(&in, ops);
         bool odd = odd_prefix(&in) && c != BT_STRING;
-        if (c < BT_N_CLASSES && (!odd || f % 8 == 0) && (!rare(&in) || f % 32 == 0)) {
+        /* BMI: few forms, and three operands. */
+        unsigned times = c == BT_INT && in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? 4 : 1;
+        if (c == BT_N_CLASSES || (odd && f % 8 != 0) || (rare(&in) && f % 32 != 0)) {
+            times = 0;
+        }
+        for (; times > 0; times--) {
             bucket[c][n_bucket[c]++] = f;
         }
         return;
@@ -544,7 +549,7 @@ bool bt_gen_init(void)
         return false;
     }
     for (unsigned c = 0; c < BT_N_CLASSES; c++) {
-        bucket[c] = calloc(dt_gen_forms(forms), sizeof(unsigned));
+        bucket[c] = calloc(4 * dt_gen_forms(forms), sizeof(unsigned));
         if (bucket[c] == NULL) {
             return false;
         }
@@ -590,11 +595,22 @@ static bool is_free(const struct bt_gen *g, unsigned r)
     return !(g->reserved >> r & 1);
 }
 
+static bool wants_alignment(const struct insn *k, const ZydisDecodedOperand *o)
+{
+    return k->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && o->size == 128;
+}
+
 /* [base + disp] with base that is known, or reserved: the displacement is what can change. */
-static bool aim_known(struct bt_gen *g, struct insn *k, unsigned base, bool *ret_done)
+static bool aim_known(struct bt_gen *g, struct insn *k, const ZydisDecodedOperand *o,
+                      unsigned base, bool *ret_done)
 {
     bool disp32 = k->in.raw.disp.size == 32;
     *ret_done = true;
+    if (base != 4 && (g->known >> base & 1) && in_data(g, g->value[base]) &&
+        wants_alignment(k, o) && k->in.raw.disp.size != 0 && bg_chance(g, 90)) {
+        set_disp(k, (int64_t)(-g->value[base] & 15) + 16 * ((int64_t)bg_below(g, 6) - 2));
+        return true;
+    }
     if (base == 4) {
         set_disp(k, disp32 ? (int64_t)bg_below(g, 1024) - 512 : (int64_t)bg_below(g, 128));
         return true;
@@ -615,6 +631,9 @@ static bool aim(struct bt_gen *g, struct insn *k, const ZydisDecodedOperand *o)
 {
     bool has_disp = k->in.raw.disp.size != 0;
     uint64_t t = bg_target(g) - segment_base(g, o->mem.segment);
+    if (wants_alignment(k, o) && bg_chance(g, 90)) {
+        t &= ~UINT64_C(15);
+    }
     if (o->size > 512) {
         t = g->p->base + BT_VA_DATA + bg_below(g, 2) * 64;
     }
@@ -638,7 +657,7 @@ static bool aim(struct bt_gen *g, struct insn *k, const ZydisDecodedOperand *o)
         return true;
     }
     if (index == RNONE && !vsib) {
-        if (!aim_known(g, k, base, &done)) {
+        if (!aim_known(g, k, o, base, &done)) {
             return false;
         }
         if (done && (base != 4 || has_disp)) {

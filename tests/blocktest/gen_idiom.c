@@ -686,7 +686,7 @@ static void fault(struct bt_gen *g)
         }
         break;
     default:
-        bg_mov(g, r, bg_rnd(g) & 0x7fffffff);
+        bg_mov(g, r, bg_rnd(g) & 0x0fffffff);
         if ((r & 7) != 4 && (r & 7) != 5) {
             BG(g, 0x48 | r >> 3, 0x83, 0x00 | (r & 7), byte(g));
         }

@@ -18,6 +18,13 @@ static unsigned branch_len(const struct bt_item *it)
     return !it->grown ? 2 : it->cond == 16 ? 5 : 6;
 }
 
+/* Dropped, or a store into an item that is: what lies there now is not to be changed. */
+static bool is_gone(const struct bt_program *p, const struct bt_item *it)
+{
+    const struct bt_item *to = it->fix == FIX_PATCH ? &p->items[it->item] : it;
+    return it->gone || to->gone || (to != it && to->nop);
+}
+
 static bool place(struct bt_program *p)
 {
     unsigned at = 0x40;
@@ -27,7 +34,9 @@ static bool place(struct bt_program *p)
             at = (at & ~4095u) + it->pad + ((at & 4095) > it->pad ? 4096 : 0);
         }
         it->at = (uint16_t)at;
-        it->len = it->gone ? 0 : it->fix == FIX_BRANCH ? (uint8_t)branch_len(it) : it->full_len;
+        it->len = is_gone(p, it)          ? 0
+                  : it->fix == FIX_BRANCH ? (uint8_t)branch_len(it)
+                                          : it->full_len;
         at += it->len;
         if (at > BT_MAX_CODE) {
             return false;
@@ -111,7 +120,7 @@ bool bt_layout(struct bt_program *p)
         }
     } while (grow(p));
     for (unsigned i = 0; i < p->n_items; i++) {
-        if (!p->items[i].gone) {
+        if (p->items[i].len != 0) {
             resolve(p, i);
         }
     }
@@ -237,7 +246,8 @@ static void put_tables(const struct bt_program *p, uint8_t *ram)
         w64(ram, pd[i] + (BT_VA_DATA >> 21) * 8, BT_PT_DATA | all);
         w64(ram, pd[i] + (BT_VA_CODE >> 21) * 8, pt[i] | all);
     }
-    w64(ram, BT_PD_SYS, 0 | 0x80 | 0x63); /* large, supervisor, accessed and dirty */
+    w64(ram, BT_PD_SYS + (BT_VA_SYS >> 21 & 511) * 8,
+        0x80 | 0x63); /* large, supervisor, accessed and dirty */
     memcpy(ram + BT_PT_DATA, p->pt_data, sizeof(p->pt_data));
     memcpy(ram + BT_PT_CODE_A, p->pt_code_a, sizeof(p->pt_code_a));
     memcpy(ram + BT_PT_CODE_B, p->pt_code_b, sizeof(p->pt_code_b));

@@ -40,9 +40,9 @@
 #define BT_DATA_VA_N 16
 #define BT_VA_STACK  0x10018000 /* two pages with nothing around them */
 #define BT_VA_CODE   0x20000000
-#define BT_ALIAS_X   0x10000 /* from BT_VA_CODE: the same pages again, executable */
-#define BT_ALIAS_W   0x20000 /* and once more, writable */
-#define BT_VA_SYS    0x40000000
+#define BT_ALIAS_X   0x10000    /* from BT_VA_CODE: the same pages again, executable */
+#define BT_ALIAS_W   0x20000    /* and once more, writable */
+#define BT_VA_SYS    0x5a600000 /* where no boundary value points: page tables lie there */
 #define BT_HIGH      0xffffffff80000000
 
 /* Variables, from BT_VARS. */
