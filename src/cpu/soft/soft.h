@@ -171,6 +171,7 @@ struct jit_jc_entry {
     uint64_t tag;
     void *code;
 };
+struct tblock;
 #define JIT_JC_SIZE 2048u
 #define JIT_SLOTS   16u
 
@@ -279,13 +280,14 @@ struct scpu {
     struct scpu *self;
     struct jit *jit;            /* NULL: interpreter only */
     uint64_t jit_slot[JIT_SLOTS]; /* addends of a block's groups of accesses */
-    uint64_t jit_tmp;
+    uint64_t jit_tmp, jit_va;
     uint64_t jit_key[MMU_NIDX]; /* changes the addresses in jit_jc */
     uint64_t jit_fault_pc;      /* where the host faulted */
     uint16_t jit_fault_flags;   /* EFLAGS then, as in aflags */
     bool jit_low_kernel;        /* a supervisor's entry of jit_jc is in the lower half */
     uint32_t tlb_gen;           /* changes when entries are dropped */
     struct jit_jc_entry jit_jc[MMU_NIDX][JIT_JC_SIZE];
+    struct tblock *jit_jc_block[MMU_NIDX][JIT_JC_SIZE]; /* what code belongs to */
 
     uint32_t pv_moment;   /* the one that our kvmclock page shows */
     struct log_limit odd; /* lines about odd things that this guest CPU does */

@@ -119,9 +119,13 @@ struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bo
     struct asmb *a = &t->hot;
     size_t off = tlb_off(t, write);
     _Static_assert(sizeof(struct tlb_entry) == 16 && MEM_PAGE_SHIFT == 12, "encoded below");
-    e_rr(a, 0, 0x8b, RAX, S1); /* mov eax, S1d */
-    e_rr(a, 0, 0xc1, 5, RAX);  /* shr eax, 8 */
-    e8(a, MEM_PAGE_SHIFT - 4);
+    if (t->j->has_bmi2) {
+        e_rorx(a, RAX, S1, MEM_PAGE_SHIFT - 4);
+    } else {
+        e_rr(a, 0, 0x8b, RAX, S1); /* mov eax, S1d */
+        e_rr(a, 0, 0xc1, 5, RAX);  /* shr eax, 8 */
+        e8(a, MEM_PAGE_SHIFT - 4);
+    }
     e8(a, 0x25); /* and eax, index * 16 */
     e32(a, (TLB_SIZE - 1) << 4);
     struct mop tag = mop_mem(RAX, NO_REG, (int32_t)off);
@@ -137,6 +141,7 @@ struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bo
     }
     struct mop addend = mop_mem(RAX, NO_REG, (int32_t)off + 8);
     e_op(a, E_W | E_GS, 0x8b, RAX, &addend);
+    s->resume = a->p;
     t->s0_group = -1;
     return s;
 }
@@ -165,6 +170,7 @@ static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, ui
     s->retry = retry;
     s->word = word | SITE_INSN(t->cur) | SITE_SPAN(size) | (write ? SITE_W : 0);
     e_load(a, RAX, off + 8);
+    s->resume = a->p;
     t->s0_group = -1;
     *m = near ? mop_mem(RAX, NO_REG, (int32_t)ea)
               : mop_mem(S1, RAX, (int32_t)(ea & (MEM_PAGE_SIZE - 1)));

@@ -75,6 +75,8 @@ int jit_new(struct scpu *c, struct err *err)
         return ERR(err, NO_MEMORY, ENOMEM, "soft engine: no memory for the translator");
     }
     c->jit = j;
+    __builtin_cpu_init();
+    j->has_bmi2 = __builtin_cpu_supports("bmi2");
     j->bytes = tune->code_bytes;
     j->arena_bytes = j->bytes / 2;
     j->max_blocks = j->bytes / 128;
@@ -181,10 +183,23 @@ static void jc_put(struct scpu *c, const struct tblock *tb)
     if (!(tb->mode & MODE_CPL3) && !(tb->va >> 63) && !c->jit_low_kernel) {
         c->jit_low_kernel = true;
     }
-    struct jit_jc_entry *e =
-        &c->jit_jc[soft_mode_mmu(tb->mode)][tb->va & (JIT_JC_SIZE - 1)];
-    e->tag = tb->va ^ c->jit_key[soft_mode_mmu(tb->mode)];
-    e->code = jit_rx(c->jit, tb->code);
+    enum mmu_index m = soft_mode_mmu(tb->mode);
+    size_t i = tb->va & (JIT_JC_SIZE - 1);
+    c->jit_jc[m][i].tag = tb->va ^ c->jit_key[m];
+    c->jit_jc[m][i].code = jit_rx(c->jit, tb->code);
+    c->jit_jc_block[m][i] = (struct tblock *)(uintptr_t)tb;
+}
+
+/* The block at c->rip if it is in the table of targets. */
+static struct tblock *jc_get(const struct scpu *c)
+{
+    enum mmu_index m = soft_mode_mmu(c->mode);
+    size_t i = c->rip & (JIT_JC_SIZE - 1);
+    if (c->jit_jc[m][i].tag != (c->rip ^ c->jit_key[m])) {
+        return NULL;
+    }
+    struct tblock *tb = c->jit_jc_block[m][i];
+    return !tb->dead && tb->mode == c->mode ? tb : NULL;
 }
 
 /* ---- look-up ---- */
@@ -211,28 +226,49 @@ struct tblock *jit_lookup(struct jit *j, uint64_t pa, uint64_t va, uint32_t mode
     return NULL;
 }
 
+/* Whether the second page of a block is where and what it was; then its entry may be passed until
+ * code is mapped elsewhere again. */
+static bool second_page_holds(struct scpu *c, struct tblock *tb)
+{
+    const struct itlb_entry *e = soft_fetch_page(c, (tb->va | (MEM_PAGE_SIZE - 1)) + 1);
+    if (e == NULL) {
+        c->exc.pending = false; /* the interpreter raises it */
+        return false;
+    }
+    if (e->page != tb->page2) {
+        return false;
+    }
+    uint32_t epoch = c->jc_epoch[tb->va >> 63];
+    __builtin_memcpy(c->jit->rw + tb->epoch_at, &epoch, 4);
+    return true;
+}
+
 struct tblock *jit_find(struct scpu *c)
 {
-    struct itlb_entry *e = soft_itlb_slot(c, c->rip);
-    if (!soft_itlb_hit(c, e, c->rip)) {
-        struct soft_exc none = c->exc;
-        if (!soft_canonical(c, c->rip)) {
-            return NULL;
-        }
-        if (soft_fetch_page(c, c->rip) == NULL) {
-            c->exc = none; /* the interpreter raises it */
-            return NULL;
-        }
+    struct jit *j = c->jit;
+    struct tblock *tb = jc_get(c);
+    if (tb != NULL && tb->page2 == NULL) {
+        return tb;
     }
-    uint64_t pa = e->gpa + (c->rip & (MEM_PAGE_SIZE - 1));
-    struct tblock *tb = jit_lookup(c->jit, pa, c->rip, c->mode);
-    if (tb != NULL && tb->gen != atomic_load_relaxed_u32(&tb->page->gen)) {
-        jit_kill(c->jit, tb);
-        tb = NULL;
+    if (!soft_canonical(c, c->rip)) {
+        return NULL;
     }
-    if (tb != NULL) {
-        jc_put(c, tb);
+    const struct itlb_entry *e = soft_fetch_page(c, c->rip);
+    if (e == NULL) {
+        c->exc.pending = false; /* the interpreter raises it */
+        return NULL;
     }
+    tb = jit_lookup(j, e->gpa + (c->rip & (MEM_PAGE_SIZE - 1)), c->rip, c->mode);
+    if (tb == NULL) {
+        return NULL;
+    }
+    if (tb->gen != atomic_load_relaxed_u32(&tb->page->gen) ||
+        (tb->page2 != NULL && (tb->gen2 != atomic_load_relaxed_u32(&tb->page2->gen) ||
+                               !second_page_holds(c, tb)))) {
+        jit_kill(j, tb);
+        return NULL;
+    }
+    jc_put(c, tb);
     return tb;
 }
 
@@ -246,20 +282,33 @@ static struct jpage **page_slot(struct jit *j, const struct soft_page *page)
     return p;
 }
 
-bool jit_publish(struct scpu *c, struct tblock *tb)
+static bool add_to_page(struct jit *j, struct tblock *tb, struct soft_page *page)
 {
-    struct jit *j = c->jit;
-    struct jpage **at = page_slot(j, tb->page);
+    struct jpage **at = page_slot(j, page);
     if (*at == NULL) {
         struct jpage *p = jit_arena(j, sizeof(*p));
         if (p == NULL) {
             return false;
         }
-        *p = (struct jpage){.page = tb->page};
+        *p = (struct jpage){.page = page};
         *at = p;
     }
-    tb->page_next = (*at)->first;
-    (*at)->first = tb;
+    struct jref *ref = jit_arena(j, sizeof(*ref));
+    if (ref == NULL) {
+        return false;
+    }
+    *ref = (struct jref){.tb = tb, .next = (*at)->first};
+    (*at)->first = ref;
+    return true;
+}
+
+bool jit_publish(struct scpu *c, struct tblock *tb)
+{
+    struct jit *j = c->jit;
+    if (!add_to_page(j, tb, tb->page) ||
+        (tb->page2 != NULL && !add_to_page(j, tb, tb->page2))) {
+        return false;
+    }
     struct tblock **p = bucket(j, tb->pa, tb->va, tb->mode);
     tb->hash_next = *p;
     *p = tb;
@@ -311,7 +360,7 @@ void jit_link(struct scpu *c, struct texit *x, struct tblock *to)
     x->linked = to;
     x->next_in = to->in;
     to->in = x;
-    patch(j, x->jmp_at, to->code);
+    patch(j, x->jmp_at, x->fpu && to->entry_fpu != 0 ? to->entry_fpu : to->code);
 }
 
 void jit_kill(struct jit *j, struct tblock *tb)
@@ -326,6 +375,7 @@ void jit_kill(struct jit *j, struct tblock *tb)
         patch(j, x->jmp_at, x->stub);
     }
     tb->in = NULL;
+    /* Nothing jumps to entry_fpu any more: only links did. */
     j->rw[tb->code] = 0xe9;
     patch(j, tb->code + 1, tb->dead_stub);
 }
@@ -333,14 +383,14 @@ void jit_kill(struct jit *j, struct tblock *tb)
 static void drop_page(struct jit *j, struct jpage *p)
 {
     uint32_t gen = atomic_load_explicit(&p->page->gen, memory_order_seq_cst);
-    struct tblock **at = &p->first;
+    struct jref **at = &p->first;
     while (*at != NULL) {
-        struct tblock *tb = *at;
-        if (tb->gen != gen) {
+        struct tblock *tb = (*at)->tb;
+        if ((tb->page == p->page ? tb->gen : tb->gen2) != gen) {
             jit_kill(j, tb);
-            *at = tb->page_next;
+            *at = (*at)->next;
         } else {
-            at = &tb->page_next;
+            at = &(*at)->next;
         }
     }
 }

@@ -205,6 +205,17 @@ static inline void e_const(struct asmb *a, unsigned reg, uint64_t v)
     }
 }
 
+/* rorx to, from, n: 32 bits, flags stay */
+static inline void e_rorx(struct asmb *a, unsigned to, unsigned from, unsigned n)
+{
+    e8(a, 0xc4);
+    e8(a, (~to >> 3 & 1) << 7 | 0x40 | (~from >> 3 & 1) << 5 | 3);
+    e8(a, 0x7b);
+    e8(a, 0xf0);
+    e8(a, 0xc0 | (to & 7) << 3 | (from & 7));
+    e8(a, n);
+}
+
 /* Branches: return where their displacement is. */
 static inline uint8_t *e_jmp(struct asmb *a)
 {

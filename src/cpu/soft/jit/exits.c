@@ -32,7 +32,7 @@ static uint8_t *poll_requests(struct tr *t)
 static struct texit *new_exit(struct tr *t, uint64_t target)
 {
     struct texit *x = &t->exit[t->n_exits++];
-    *x = (struct texit){.target = target};
+    *x = (struct texit){.target = target, .fpu = t->fpu_known};
     return x;
 }
 
@@ -260,8 +260,16 @@ static void stub_slow(struct tr *t, const struct stub *s)
     }
     call_thunk(t, t->j->thunk.slow, s->word);
     if (!(s->word & SITE_GROUP)) {
-        uint8_t *again = e_jcc(a, CC_NE);
-        e_patch(again, s->retry);
+        e_patch(e_jcc(a, CC_B), s->retry);
+        uint8_t *done = e_jcc_short(a, CC_E);
+        if (s->const_ea) {
+            e_const(a, S1, s->ea & ~(MEM_PAGE_SIZE - 1));
+        } else {
+            e_load(a, S1, offsetof(struct scpu, jit_va));
+        }
+        e_load(a, RAX, offsetof(struct scpu, jit_tmp));
+        e_jmp_to(a, s->resume);
+        e_patch_short(done, a->p);
         if (ji->fl_after == FL_HOST || ji->fl_after == FL_BOTH) {
             tr_flags_restore(a);
         }

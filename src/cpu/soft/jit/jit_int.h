@@ -23,6 +23,7 @@ struct texit {
     uint32_t jmp_at;      /* offset of the displacement of the branch */
     uint32_t stub;        /* offset of the code that asks for the link */
     uint32_t epoch_at;    /* offset of the epoch that is compared; 0: same page */
+    bool fpu; /* vector state is live there */
     struct tblock *linked;
     struct texit *next_in; /* of those that are linked to the same block */
 };
@@ -39,11 +40,16 @@ struct tblock {
     const uint8_t *host; /* the guest's bytes */
     uint32_t mode, gen;
     struct soft_page *page;
-    struct tblock *hash_next, *page_next;
+    struct tblock *hash_next;
     struct texit *in; /* exits that jump here */
     struct texit *exits;
     struct tpc *pcs;
     uint32_t code, code_end, dead_stub; /* offsets in code memory */
+    uint32_t entry_fpu; /* offset of what follows the look whether vector state is live */
+    /* An instruction that goes on in a second page: alone in its block. */
+    struct soft_page *page2;
+    uint32_t gen2, epoch_at; /* where the epoch is that its entry compares */
+    uint8_t bytes[16];       /* host points here */
     uint16_t n_insns, n_exits;
     uint16_t misses; /* group checks that failed */
     uint8_t n_groups;
@@ -51,9 +57,13 @@ struct tblock {
 };
 
 /* A page with translated code. */
+struct jref {
+    struct tblock *tb;
+    struct jref *next;
+};
 struct jpage {
     struct soft_page *page;
-    struct tblock *first;
+    struct jref *first;
     struct jpage *next;
 };
 
@@ -80,7 +90,12 @@ typedef uint64_t jit_enter_fn(struct scpu *c, void *code);
 
 /* ---- run.c: called by generated code through the thunks ---- */
 /* site: what follows the call: block number, and one word of the thunk's own. */
-enum jit_result { JIT_RETRY, JIT_DONE, JIT_LEAVE };
+enum jit_result {
+    JIT_RETRY,  /* what could not be done can be done now */
+    JIT_DONE,   /* the instruction has been done */
+    JIT_ADDEND, /* jit_on_slow: c->jit_tmp makes a host address of c->jit_va */
+    JIT_LEAVE,  /* back to C */
+};
 typedef uint32_t jit_callee(struct scpu *c, uint64_t va, const uint32_t *site);
 jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu;
 void jit_on_fault(struct scpu *c);
@@ -178,6 +193,7 @@ struct stub {
     uint32_t word;
     uint8_t *from[2];      /* displacements of the branches to it */
     uint8_t *retry;
+    uint8_t *resume; /* STUB_SLOW: behind the check */
     size_t tlb_off;
     uint64_t ea;
     int32_t pop; /* STUB_JUMP: what is added to the stack pointer */
@@ -270,6 +286,7 @@ bool tr_can_rename(const struct insn *in, const struct native_desc *desc);
 
 struct jit {
     uint8_t *rx, *rw; /* the same memory: executed, written */
+    bool has_bmi2;    /* the host */
     uint32_t bytes;
     uint32_t hot, hot_end, cold, cold_end; /* next free and end of both parts */
     uint32_t first_hot, first_cold;

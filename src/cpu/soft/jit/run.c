@@ -71,7 +71,8 @@ static uint32_t interpret(struct scpu *c, const struct tblock *tb, uint32_t ip)
     const struct opcode *row;
     struct insn in;
     uint32_t tlb_gen = c->tlb_gen;
-    uint64_t avail = MEM_PAGE_SIZE - ((tb->va + ip) & (MEM_PAGE_SIZE - 1));
+    uint64_t avail =
+        tb->page2 != NULL ? 15 : MEM_PAGE_SIZE - ((tb->va + ip) & (MEM_PAGE_SIZE - 1));
     c->rip = tb->va + ip;
     if (soft_decode(tb->host + ip, MIN(avail, 15), tb->mode, &in, &row) != DECODE_OK) {
         return leave(c, INSN_JUMP); /* the bytes were changed under us: look at them again */
@@ -156,6 +157,28 @@ static void ungroup(struct scpu *c, struct tblock *tb)
     jit_kill(j, tb);
 }
 
+/* A read that lies in two pages of RAM: of a copy. False: not here. */
+static bool read_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
+{
+    if ((word & (SITE_W | SITE_GROUP | SITE_ALIGNED)) ||
+        (va & (MEM_PAGE_SIZE - 1)) + span <= MEM_PAGE_SIZE || !soft_canonical(c, va) ||
+        !soft_canonical(c, va + span - 1)) {
+        return false;
+    }
+    unsigned n = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
+    const uint8_t *first = soft_ram_ptr(c, va, n, false);
+    const uint8_t *second = first == NULL ? NULL : soft_ram_ptr(c, va + n, span - n, false);
+    if (second == NULL) {
+        return false;
+    }
+    uint8_t *b = c->bounce + (va & 63);
+    native_copy(b, first, n);
+    native_copy(b + n, second, span - n);
+    c->jit_va = va;
+    c->jit_tmp = (uint64_t)(uintptr_t)b - va;
+    return true;
+}
+
 uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     struct tblock *tb = block_of(c, site);
@@ -168,6 +191,12 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
             return JIT_RETRY;
         }
         return leave(c, INSN_JUMP); /* addends of other groups may be old */
+    }
+    if (read_crossing(c, va, span, word)) {
+        if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
+            return JIT_ADDEND;
+        }
+        return leave(c, INSN_JUMP);
     }
     uint32_t r = interpret(c, tb, ip);
     if (r == JIT_DONE && (word & SITE_GROUP)) {
@@ -259,6 +288,18 @@ static struct tblock *next_block(struct scpu *c)
     return tb;
 }
 
+/* After an instruction that ended its block in C: whether nothing has to be looked at before the
+ * next one. */
+static bool nothing_waits(const struct scpu *c)
+{
+    return (c->stop_result == INSN_JUMP || c->stop_result == INSN_NEXT ||
+            c->stop_result == INSN_NEXT_FLUSH) &&
+           atomic_load_relaxed_u32(&c->exit_req) == 0 && !c->exc.pending &&
+           c->pending_db == 0 && !c->code_hit && c->irq_shadow == 0 && c->nmi_pending == 0 &&
+           (!c->irq_waiting || !(c->sysflags & FL_IF)) && !c->halted &&
+           !(c->sysflags & FL_RF) && jit_mode_ok(c->mode);
+}
+
 void jit_run(struct scpu *c, struct tblock *tb)
 {
     struct jit *j = c->jit;
@@ -266,7 +307,11 @@ void jit_run(struct scpu *c, struct tblock *tb)
     for (;;) {
         uint64_t at = enter(c, jit_rx(j, tb->code));
         if (at == 0) {
-            return;
+            if (!nothing_waits(c) || (tb = next_block(c)) == NULL) {
+                return;
+            }
+            c->step_rule = STEP_TF_BEFORE;
+            continue;
         }
         const uint32_t *site = (const uint32_t *)(uintptr_t)at;
         const struct tblock *from = j->blocks[site[0]];

@@ -532,6 +532,37 @@ static bool goes_on(const struct tr *t, const struct jinsn *ji)
            ((next + ji->in.imm) & ~(MEM_PAGE_SIZE - 1)) == (next & ~(MEM_PAGE_SIZE - 1));
 }
 
+/* An instruction that goes on in the next page is alone in its block. */
+static bool scan_crossing(struct tr *t)
+{
+    struct scpu *c = t->c;
+    struct tblock *tb = t->tb;
+    struct jinsn *ji = &t->insn[0];
+    unsigned have = (unsigned)(MEM_PAGE_SIZE - (tb->va & (MEM_PAGE_SIZE - 1)));
+    uint64_t next = tb->va + have;
+    const struct itlb_entry *second = soft_canonical(c, next) ? soft_fetch_page(c, next) : NULL;
+    if (second == NULL) {
+        c->exc.pending = false; /* the interpreter raises it */
+        return false;
+    }
+    tb->page2 = second->page;
+    tb->gen2 = block_claim_page(c, second->page, second->host);
+    block_mark_lines(second->page, 0, 15);
+    for (unsigned i = 0; i < 15; i++) {
+        tb->bytes[i] = i < have ? tb->host[i] : second->host[i - have];
+    }
+    tb->host = tb->bytes;
+    __builtin_memset(ji, 0, sizeof(*ji));
+    if (soft_decode(tb->bytes, 15, tb->mode, &ji->in, &ji->row) != DECODE_OK ||
+        (ji->row != NULL && ji->row->fn == NULL)) {
+        return false;
+    }
+    describe(t, ji);
+    t->n = 1;
+    t->next_va = tb->va + ji->in.len;
+    return true;
+}
+
 void jit_scan(struct tr *t)
 {
     uint64_t off = t->tb->va & (MEM_PAGE_SIZE - 1);
@@ -542,8 +573,12 @@ void jit_scan(struct tr *t)
         __builtin_memset(ji, 0, sizeof(*ji));
         uint64_t avail = MIN(15, MEM_PAGE_SIZE - off - ip);
         block_mark_lines(t->tb->page, off + ip, 15);
-        if (soft_decode(t->tb->host + ip, avail, t->tb->mode, &ji->in, &ji->row) != DECODE_OK ||
-            (ji->row != NULL && ji->row->fn == NULL)) {
+        enum decode_result dr =
+            soft_decode(t->tb->host + ip, avail, t->tb->mode, &ji->in, &ji->row);
+        if (dr == DECODE_SHORT && t->n == 0 && scan_crossing(t)) {
+            return;
+        }
+        if (dr != DECODE_OK || (ji->row != NULL && ji->row->fn == NULL)) {
             break; /* the interpreter knows what to raise */
         }
         ji->ip = ip;
@@ -561,7 +596,7 @@ void jit_scan(struct tr *t)
 bool jit_flags_dead_at(struct tr *t, uint64_t va)
 {
     uint64_t page = va & ~(MEM_PAGE_SIZE - 1), off = va & (MEM_PAGE_SIZE - 1);
-    if (page != (t->tb->va & ~(MEM_PAGE_SIZE - 1))) {
+    if (page != (t->tb->va & ~(MEM_PAGE_SIZE - 1)) || t->tb->page2 != NULL) {
         return false;
     }
     const uint8_t *bytes = t->tb->host + (va - t->tb->va);

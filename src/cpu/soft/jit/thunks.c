@@ -81,7 +81,8 @@ static void make_leave(struct asmb *a)
     e8(a, 0xc3);
 }
 
-/* Calls fn(c, S1, site). RETRY and DONE come back behind the site, ZF says DONE. */
+/* Calls fn(c, S1, site). All results but LEAVE come back behind the site, with EFLAGS as by a
+ * comparison of the result with DONE. */
 static void make_call(struct asmb *a, jit_callee *fn, const uint8_t *leave)
 {
     spill(a);

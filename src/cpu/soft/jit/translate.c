@@ -43,6 +43,9 @@ static void need_fpu(struct tr *t)
     s->from[0] = e_jcc(&t->hot, CC_E);
     t->fpu_known = true;
     t->tb->uses_fpu = true;
+    if (s->insn == 0 && s->retry == t->j->rw + t->tb->code) {
+        t->tb->entry_fpu = (uint32_t)(t->hot.p - t->j->rw);
+    }
 }
 
 static bool emit_one(struct tr *t, struct tpc *pc)
@@ -82,7 +85,6 @@ static bool finish(struct tr *t)
     if (exits == NULL) {
         return false;
     }
-    tr_stub(t, STUB_DEAD);
     tr_stubs(t);
     __builtin_memcpy(exits, t->exit, t->n_exits * sizeof(*exits));
     tb->exits = exits;
@@ -101,6 +103,15 @@ static bool emit_block(struct tr *t)
     struct tblock *tb = t->tb;
     t->fl = FL_MEM;
     t->s0_group = -1;
+    t->cur = 0;
+    struct stub *dead = tr_stub(t, STUB_DEAD);
+    if (tb->page2 != NULL) { /* links do not look at the second page */
+        e_gs(&t->hot, 0, 0x81, 7,
+             offsetof(struct scpu, jc_epoch) + (size_t)(tb->va >> 63) * sizeof(uint32_t));
+        tb->epoch_at = (uint32_t)(t->hot.p - t->j->rw);
+        e32(&t->hot, t->c->jc_epoch[tb->va >> 63]);
+        dead->from[0] = e_jcc(&t->hot, CC_NE);
+    }
     for (unsigned n = 0; n < t->n; n++) {
         if (t->insn[n].fpu) { /* while no flags are in the way */
             need_fpu(t);
