@@ -25,7 +25,7 @@
 #include <sys/mman.h>
 
 #define ARENA_BYTES (16 * MIB)
-#define HASH_BITS   14
+#define HASH_BITS   16
 
 struct code_cache {
     uint8_t *arena;
@@ -104,18 +104,18 @@ static bool block_is_current(const struct sblock *b)
            (b->pgen2 == NULL || b->gen2 == atomic_load_relaxed_u32(b->pgen2));
 }
 
-/* Unlinks stale blocks of the bucket on the way. */
+/* Unlinks it when it is stale. */
 static struct sblock *find(struct code_cache *cc, uint64_t pa, uint64_t va, uint32_t mode)
 {
     struct sblock **p = bucket(cc, pa, va, mode);
     while (*p != NULL) {
         struct sblock *b = *p;
-        if (!block_is_current(b)) {
-            *p = b->hash_next;
-        } else if (b->pa == pa && b->va == va && b->mode == mode) {
+        if (b->pa != pa || b->va != va || b->mode != mode) {
+            p = &b->hash_next;
+        } else if (block_is_current(b)) {
             return b;
         } else {
-            p = &b->hash_next;
+            *p = b->hash_next;
         }
     }
     return NULL;
@@ -373,19 +373,6 @@ static bool emit(struct scpu *c, struct build *bd, const struct insn *in,
     return bind_complex(c, in, row->fn, op);
 }
 
-/* Bytes at off of a page up to its end, 16 at most. Other vCPUs may be writing: each aligned
- * eight bytes are of one moment, as processors promise for code that is changed by one aligned
- * store. */
-static void snapshot(const uint8_t *page, uint64_t off, uint8_t ret_bytes[16])
-{
-    uint64_t words[3] = {0}, first = off & ~UINT64_C(7);
-    for (unsigned i = 0; i < 3 && first + i * 8 < MEM_PAGE_SIZE; i++) {
-        words[i] = __atomic_load_n((const uint64_t *)(const void *)(page + first + i * 8),
-                                   __ATOMIC_RELAXED);
-    }
-    __builtin_memcpy(ret_bytes, (const uint8_t *)words + (off & 7), 16);
-}
-
 /* A single instruction whose bytes lie in two pages. False: the second page's fetch faulted. */
 static bool gather_crossing(struct scpu *c, struct build *bd, uint8_t bytes[16], size_t have)
 {
@@ -420,7 +407,7 @@ static int build_one(struct scpu *c, struct build *bd)
     size_t avail = MIN(15, MEM_PAGE_SIZE - off), limit = 15;
     const struct opcode *row;
     struct insn in;
-    uint8_t one[16], two[16];
+    uint8_t two[16];
     if (!(c->mode & MODE_64)) {
         if (!in_limit(c, bd->rip, 1)) {
             if (bd->n_insns > 0) {
@@ -432,8 +419,8 @@ static int build_one(struct scpu *c, struct build *bd)
         limit = (size_t)MIN(15, (uint64_t)c->seg[X86_CS].limit - bd->rip + 1);
     }
     block_mark_lines(bd->page->page, off, 15);
-    snapshot(bd->page->host, off, one);
-    enum decode_result dr = soft_decode(one, MIN(avail, limit), bd->mode, &in, &row);
+    enum decode_result dr =
+        soft_decode(bd->page->host + off, MIN(avail, limit), bd->mode, &in, &row);
     if (dr == DECODE_SHORT) {
         if (bd->n_insns > 0) {
             return 1;
