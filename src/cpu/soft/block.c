@@ -373,6 +373,19 @@ static bool emit(struct scpu *c, struct build *bd, const struct insn *in,
     return bind_complex(c, in, row->fn, op);
 }
 
+/* Bytes at off of a page up to its end, 16 at most. Other vCPUs may be writing: each aligned
+ * eight bytes are of one moment, as processors promise for code that is changed by one aligned
+ * store. */
+static void snapshot(const uint8_t *page, uint64_t off, uint8_t ret_bytes[16])
+{
+    uint64_t words[3] = {0}, first = off & ~UINT64_C(7);
+    for (unsigned i = 0; i < 3 && first + i * 8 < MEM_PAGE_SIZE; i++) {
+        words[i] = __atomic_load_n((const uint64_t *)(const void *)(page + first + i * 8),
+                                   __ATOMIC_RELAXED);
+    }
+    __builtin_memcpy(ret_bytes, (const uint8_t *)words + (off & 7), 16);
+}
+
 /* A single instruction whose bytes lie in two pages. False: the second page's fetch faulted. */
 static bool gather_crossing(struct scpu *c, struct build *bd, uint8_t bytes[16], size_t have)
 {
@@ -407,7 +420,7 @@ static int build_one(struct scpu *c, struct build *bd)
     size_t avail = MIN(15, MEM_PAGE_SIZE - off), limit = 15;
     const struct opcode *row;
     struct insn in;
-    uint8_t two[16];
+    uint8_t one[16], two[16];
     if (!(c->mode & MODE_64)) {
         if (!in_limit(c, bd->rip, 1)) {
             if (bd->n_insns > 0) {
@@ -419,8 +432,8 @@ static int build_one(struct scpu *c, struct build *bd)
         limit = (size_t)MIN(15, (uint64_t)c->seg[X86_CS].limit - bd->rip + 1);
     }
     block_mark_lines(bd->page->page, off, 15);
-    enum decode_result dr =
-        soft_decode(bd->page->host + off, MIN(avail, limit), bd->mode, &in, &row);
+    snapshot(bd->page->host, off, one);
+    enum decode_result dr = soft_decode(one, MIN(avail, limit), bd->mode, &in, &row);
     if (dr == DECODE_SHORT) {
         if (bd->n_insns > 0) {
             return 1;
