@@ -176,13 +176,17 @@ static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, ui
               : mop_mem(S1, RAX, (int32_t)(ea & (MEM_PAGE_SIZE - 1)));
 }
 
-/* Checks [reg + lo, reg + lo + span); S0 = addend. */
-static struct stub *check_near(struct tr *t, unsigned reg, int32_t lo, unsigned span, bool write,
-                               uint32_t word)
+/* Checks [reg + lo, reg + lo + span), index and all; S0 = addend. */
+static struct stub *check_near(struct tr *t, unsigned reg, unsigned index, unsigned scale,
+                               int32_t lo, unsigned span, bool write, uint32_t word)
 {
     uint8_t *retry = t->hot.p;
     unsigned r = tr_read(t, reg, S1);
-    if (r != S1 || lo != 0) {
+    if (index != NO_REG) {
+        e_lea(&t->hot, S1, r, jit_host_reg[index], scale, lo);
+    } else if (lo == 0) {
+        e_mov(&t->hot, S1, r);
+    } else {
         e_lea(&t->hot, S1, r, NO_REG, 0, lo);
     }
     struct stub *s = tr_check(t, span, write, word, false);
@@ -191,9 +195,16 @@ static struct stub *check_near(struct tr *t, unsigned reg, int32_t lo, unsigned 
 }
 
 /* The operand disp bytes from reg, after its check. */
-static void operand_near(struct tr *t, unsigned reg, int32_t disp, struct mop *m)
+static void operand_near(struct tr *t, unsigned reg, unsigned index, unsigned scale,
+                         int32_t disp, struct mop *m)
 {
-    *m = mop_mem(tr_read(t, reg, S1), RAX, disp);
+    unsigned r = tr_read(t, reg, S1);
+    if (index == NO_REG) {
+        *m = mop_mem(r, RAX, disp);
+        return;
+    }
+    e_lea(&t->hot, S1, r, jit_host_reg[index], scale, disp);
+    *m = mop_mem(S1, RAX, 0);
 }
 
 /* An access that belongs to a group: the check, or the addend that it found. */
@@ -202,7 +213,7 @@ static void group_access(struct tr *t, const struct jinsn *ji)
     const struct group *gr = &t->group[ji->group];
     if (gr->first == t->cur) {
         tr_flags_clobber(t);
-        check_near(t, gr->base, (int32_t)gr->lo, (unsigned)(gr->hi - gr->lo), gr->write,
+        check_near(t, gr->base, gr->index, gr->scale, (int32_t)gr->lo, (unsigned)(gr->hi - gr->lo), gr->write,
                    SITE_GROUP | (ji->access_w ? SITE_CUR_W : 0));
         e_store(&t->hot, RAX, OFF_SLOT(ji->group));
     } else if (t->s0_group != ji->group) {
@@ -218,9 +229,9 @@ void tr_stack(struct tr *t, struct jinsn *ji, int32_t disp, unsigned size, bool 
         group_access(t, ji);
     } else {
         tr_flags_clobber(t);
-        check_near(t, ji->access_base, disp, size, write, write ? SITE_CUR_W : 0);
+        check_near(t, ji->access_base, NO_REG, 0, disp, size, write, write ? SITE_CUR_W : 0);
     }
-    operand_near(t, ji->access_base, disp, m);
+    operand_near(t, ji->access_base, NO_REG, 0, disp, m);
 }
 
 void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m)
@@ -230,8 +241,8 @@ void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m)
         return;
     }
     tr_flags_clobber(t);
-    check_near(t, X86_RSP, -8, 8, true, SITE_CUR_W);
-    operand_near(t, X86_RSP, -8, m);
+    check_near(t, X86_RSP, NO_REG, 0, -8, 8, true, SITE_CUR_W);
+    operand_near(t, X86_RSP, NO_REG, 0, -8, m);
 }
 
 void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struct mop *m)
@@ -239,7 +250,7 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
     const struct insn *in = &ji->in;
     if (ji->group >= 0 && !ji->access_stack) {
         group_access(t, ji);
-        operand_near(t, in->base, (int32_t)in->disp, m);
+        operand_near(t, in->base, ji->access_index, in->scale, (int32_t)in->disp, m);
         return;
     }
     tr_flags_clobber(t);
@@ -254,8 +265,8 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
     }
     bool simple = in->base < INSN_NOREG && in->index >= INSN_NOREG && !has_seg(in);
     if (simple) {
-        check_near(t, in->base, (int32_t)in->disp, size, write, word);
-        operand_near(t, in->base, (int32_t)in->disp, m);
+        check_near(t, in->base, NO_REG, 0, (int32_t)in->disp, size, write, word);
+        operand_near(t, in->base, NO_REG, 0, (int32_t)in->disp, m);
         return;
     }
     /* One more addition is as good as reading the tag again, where the registers are at hand. */

@@ -160,10 +160,10 @@ struct jinsn {
     bool end;                  /* nothing of the block follows */
     bool may_fault;            /* the host may fault in it */
     bool fpu;
-    /* Its access relative to one register, if that is all there is to its address. */
+    /* Its access relative to registers, if that is all there is to its address. */
     bool has_access, access_w;
     bool access_stack;         /* it is not the modrm operand */
-    uint8_t access_base;
+    uint8_t access_base, access_index, access_scale; /* index NO_REG: none */
     uint16_t access_size;
     int32_t access_disp;
     int32_t moves_by;          /* adds this constant to moves_reg */
@@ -178,7 +178,7 @@ struct jinsn {
 struct group {
     int64_t lo, hi;
     uint16_t n;
-    uint8_t base;
+    uint8_t base, index, scale;
     bool write, open;
     int32_t moved; /* of the base since the first access */
     unsigned first;

@@ -200,6 +200,7 @@ static void stack_access(struct jinsn *ji, int32_t disp, unsigned size, bool wri
 {
     ji->has_access = true;
     ji->access_stack = true;
+    ji->access_index = NO_REG;
     ji->access_base = X86_RSP;
     ji->access_disp = disp;
     ji->access_size = (uint16_t)size;
@@ -234,6 +235,7 @@ static void scan_leave(struct jinsn *ji)
     ji->writes = BIT(X86_RSP) | BIT(X86_RBP);
     ji->has_access = true;
     ji->access_stack = true;
+    ji->access_index = NO_REG;
     ji->access_base = X86_RBP;
     ji->access_size = 8;
 }
@@ -387,11 +389,14 @@ static void find_moves(struct jinsn *ji)
 static void find_access(struct jinsn *ji, unsigned size)
 {
     const struct insn *in = &ji->in;
-    if (ji->has_access || !in->is_mem || size == 0 || in->base >= INSN_NOREG ||
-        in->index < INSN_NOREG || in->rip_rel || in->seg == X86_FS || in->seg == X86_GS ||
-        in->disp != (int32_t)in->disp) {
+    bool index = in->index < INSN_NOREG;
+    if (ji->has_access || !in->is_mem || size == 0 || in->base >= INSN_NOREG || in->rip_rel ||
+        in->seg == X86_FS || in->seg == X86_GS || in->disp != (int32_t)in->disp ||
+        (index && jit_host_reg[in->index] == NO_REG)) {
         return;
     }
+    ji->access_index = index ? in->index : NO_REG;
+    ji->access_scale = in->scale;
     ji->has_access = true;
     ji->access_base = in->base;
     ji->access_disp = (int32_t)in->disp;
@@ -445,10 +450,12 @@ static void describe(struct tr *t, struct jinsn *ji)
 
 /* ---- groups ---- */
 
-static int group_of(const struct tr *t, uint8_t base)
+static int group_of(const struct tr *t, const struct jinsn *ji)
 {
     for (unsigned g = t->n_groups; g-- > 0;) {
-        if (t->group[g].base == base && t->group[g].open) {
+        const struct group *gr = &t->group[g];
+        if (gr->open && gr->base == ji->access_base && gr->index == ji->access_index &&
+            (gr->index == NO_REG || gr->scale == ji->access_scale)) {
             return (int)g;
         }
     }
@@ -458,7 +465,7 @@ static int group_of(const struct tr *t, uint8_t base)
 static void join_group(struct tr *t, unsigned n)
 {
     struct jinsn *ji = &t->insn[n];
-    int g = group_of(t, ji->access_base);
+    int g = group_of(t, ji);
     int64_t lo = ji->access_disp, hi = lo + ji->access_size;
     if (g >= 0) {
         struct group *gr = &t->group[g];
@@ -478,6 +485,8 @@ static void join_group(struct tr *t, unsigned n)
                                                .hi = hi,
                                                .n = 1,
                                                .base = ji->access_base,
+                                               .index = ji->access_index,
+                                               .scale = ji->access_scale,
                                                .write = ji->access_w,
                                                .open = true,
                                                .first = n};
@@ -489,7 +498,9 @@ static void move_groups(struct tr *t, const struct jinsn *ji)
 {
     for (unsigned g = 0; g < t->n_groups; g++) {
         struct group *gr = &t->group[g];
-        if (ji->gen == NULL) {
+        bool index = gr->index != NO_REG &&
+                     ((ji->writes >> gr->index & 1) || ji->moves_reg == gr->index);
+        if (ji->gen == NULL || index) {
             gr->open = false;
         } else if (gr->base == ji->moves_reg && gr->open) {
             gr->moved += ji->moves_by;
