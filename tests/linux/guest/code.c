@@ -276,6 +276,14 @@ static void relax(void)
     }
 }
 
+/* A writer begins when somebody executes. */
+static void wait_for_runs(void)
+{
+    while (atomic_load(&x.runs) == 0) {
+        relax();
+    }
+}
+
 static void serialise(void)
 {
     unsigned a, b, c, d;
@@ -362,6 +370,7 @@ static void *immediate_body(void *arg)
 
 static void immediate_writer(void)
 {
+    wait_for_runs();
     double end = t_now() + 60;
     for (uint32_t i = 1; i <= t_times(20000); i++) {
         __atomic_store_n((uint32_t *)(void *)(x.code + 8), i, __ATOMIC_SEQ_CST);
@@ -420,6 +429,7 @@ static void *int3_body(void *arg)
 
 static void int3_writer(void)
 {
+    wait_for_runs();
     for (uint32_t i = 1; i <= t_times(300); i++) {
         __atomic_store_n(&x.code[0], 0xcc, __ATOMIC_SEQ_CST);
         barrier_all();
@@ -465,6 +475,7 @@ static void *jump_body(void *arg)
 
 static void jump_writer(void)
 {
+    wait_for_runs();
     uint64_t word[2];
     uint8_t image[2][8] = {{0x0f, 0x1f, 0x44, 0, 0, 0x90, 0x90, 0x90},
                            {0xe9, 0x1b, 0, 0, 0, 0x90, 0x90, 0x90}};
@@ -580,6 +591,7 @@ static void disk_into_code(void)
  * is executed never goes back. The disk writes equal bytes but for the immediate. */
 static void disk_writer(void)
 {
+    wait_for_runs();
     int fd = open_disk();
     for (uint32_t i = 0; i < VERSIONS * t_times(4); i++) {
         if (i % VERSIONS == 0) {
