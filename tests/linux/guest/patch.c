@@ -310,7 +310,7 @@ static void graph_tracer(void)
     load_stop();
 }
 
-/* Hits and misses of an event in kprobe_profile or uprobe_profile. */
+/* Hits and misses of an event in kprobe_profile. */
 static void profile(const char *file, const char *event, unsigned *ret_hits,
                     unsigned *ret_missed)
 {
@@ -532,6 +532,8 @@ static void uprobes(void)
     SYS(turn != MAP_FAILED);
     for (unsigned i = 1; i <= t_times(5); i++) {
         pid_t pid[CALLERS];
+        truncate_file(TRACING "trace");
+        put(TRACING "tracing_on", "1");
         /* Half of the processes are there before the probe. */
         for (unsigned k = 0; k < CALLERS; k++) {
             if (k == CALLERS / 2) {
@@ -559,11 +561,11 @@ static void uprobes(void)
         }
         put(TRACING "events/vu/enable", "0");
         call_probed(50);
-        for (const char *const *e = (const char *const[]){"u", "r", NULL}; *e != NULL; e++) {
-            unsigned hits, missed;
-            profile(TRACING "uprobe_profile", *e, &hits, &missed);
-            CHECK(hits == 200 * CALLERS, "%s: %u hits, not %u", *e, hits, 200 * CALLERS);
-        }
+        /* The profile's counters are not atomic in this kernel; the trace has every hit. */
+        char *trace = get(TRACING "trace");
+        expect_calls(trace, ": u: (", "", 200 * CALLERS);
+        expect_calls(trace, ": r: (", "", 200 * CALLERS);
+        free(trace);
         truncate_file(TRACING "uprobe_events");
         call_probed(50);
     }
