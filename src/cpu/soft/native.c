@@ -250,21 +250,18 @@ const struct uop *native_fault_entry(struct scpu *c, const struct uop *op)
 void native_x87_resolve(struct scpu *c)
 {
     struct native_cache *nc = c->native;
-    struct native_x87_last *l = &nc->x87_last;
-    if (l->op != NULL) {
-        const struct native_insn *ni = (const struct native_insn *)(const void *)l->op->insn;
-        nc->x87.ip = l->block_va + l->op->ip_off;
-        nc->x87.op = ni->fop;
+    const struct x87_site *op = c->x87_last.op, *mem = c->x87_last.mem_op;
+    if (op != NULL) {
+        nc->x87.ip = op->rip;
+        nc->x87.op = op->fop;
         nc->x87.cs = c->seg[X86_CS].sel;
     }
-    if (l->mem_op != NULL) {
-        const struct native_insn *ni =
-            (const struct native_insn *)(const void *)l->mem_op->insn;
-        nc->x87.dp = l->va - c->seg_base[ni->in.seg];
-        nc->x87.ds = c->seg[ni->in.seg].sel;
-        nc->x87.host_dp = l->host;
+    if (mem != NULL) {
+        nc->x87.dp = c->x87_last.va - c->seg_base[mem->seg];
+        nc->x87.ds = c->seg[mem->seg].sel;
+        nc->x87.host_dp = c->x87_last.host;
     }
-    l->op = l->mem_op = NULL;
+    c->x87_last.op = c->x87_last.mem_op = NULL;
 }
 
 /* What FXSAVE, FNSTENV show of the last x87 instruction. */
@@ -337,11 +334,11 @@ static enum insn_result run_on_memory(struct scpu *c, const struct native_insn *
             return raise_misaligned(c, ni, va);
         }
     }
-    if (ni->x87_pointers) {
-        note_x87(c, ni, c->rip, va, p);
-    }
     if (!native_run_stub(c, ni->stub, p)) {
         return INSN_EXC;
+    }
+    if (ni->x87_pointers) {
+        note_x87(c, ni, c->rip, va, p);
     }
     return soft_must_end(c) ? soft_access_end(c) : INSN_NEXT;
 }
@@ -368,10 +365,13 @@ static enum insn_result run_any(struct scpu *c, const struct native_insn *ni)
         }
         return run_on_memory(c, ni, va);
     }
+    if (!native_run_stub(c, ni->stub, NULL)) {
+        return INSN_EXC;
+    }
     if (ni->x87_pointers) {
         note_x87(c, ni, c->rip, 0, NULL);
     }
-    return native_run_stub(c, ni->stub, NULL) ? INSN_NEXT : INSN_EXC;
+    return INSN_NEXT;
 }
 
 const struct uop *native_op_slow(struct scpu *c, const struct uop *op)
@@ -490,8 +490,8 @@ static void fill(struct scpu *c, struct native_insn *ni, const struct native_des
         ni->special = NULL;
     }
     bool mem = in->is_mem && ni->desc.mem_len != 0;
-    ni->fast_front = ni->special == NULL &&
-                     (c->mode & MODE_64 ? !mem || in->asize == 8 : !mem && !ni->x87_pointers);
+    ni->fast_front = ni->special == NULL && !ni->x87_pointers &&
+                     (c->mode & MODE_64 ? !mem || in->asize == 8 : !mem);
 }
 
 /* NULL: full. */
@@ -623,14 +623,21 @@ enum insn_result native_run(struct scpu *c, const struct insn *in)
 bool native_plan(struct scpu *c, const struct insn *in, struct native_desc *ret_desc)
 {
     const struct native_desc *d = native_find(in, ret_desc);
-    if (d == NULL || d->special != SP_NONE || d->cls == NC_WAIT || d->cls == NC_X87 ||
+    if (d == NULL || d->special != SP_NONE || d->cls == NC_WAIT ||
         !c->native->has[d->feature] || static_fault(c, in, d) >= 0 ||
         (in->enc == ENC_EVEX && in->is_mem && in->aaa != 0 && !(d->flags & ND_NF))) {
         return false;
     }
-    *ret_desc = *d;
+    if (d != ret_desc) {
+        *ret_desc = *d;
+    }
     if (in->is_mem && (d->flags & ND_MEM_OSIZE)) {
         ret_desc->mem_len = in->osize;
     }
     return !in->is_mem || d->mem_len == 0 || in->asize == 8;
+}
+
+bool native_x87_keeps_pointers(const struct insn *in)
+{
+    return is_x87_control(in);
 }

@@ -54,6 +54,8 @@ enum insn_result native_run(struct scpu *c, const struct insn *in);
  * c->mode.
  */
 bool native_plan(struct scpu *c, const struct insn *in, struct native_desc *ret_desc);
+/* Of an x87 instruction: whether FIP, FDP and FOP stay what they are. */
+bool native_x87_keeps_pointers(const struct insn *in);
 
 /* ---- life of a vCPU ---- */
 /* Makes c->native; c->vm must be set (features of the model are read here). */

@@ -355,7 +355,6 @@ void native_cache_free(struct scpu *c)
 void native_cache_flush(struct scpu *c)
 {
     struct native_cache *nc = c->native;
-    native_x87_resolve(c); /* while the uops it names are there */
     nc->used = nc->fixed;
     nc->n_insns = 0;
     native_zero(nc->insn_hash, sizeof(nc->insn_hash));
@@ -392,7 +391,7 @@ void native_fpu_reset(struct scpu *c, bool init)
     put_le(c->xsave + 24, 0x1f80, 4);
     put_le(c->xsave + 512, XCOMP_X87 | XCOMP_SSE, 8);
     c->native->x87 = (struct native_x87_ptr){0};
-    c->native->x87_last = (struct native_x87_last){0};
+    c->x87_last.op = c->x87_last.mem_op = NULL;
 }
 
 void native_state_get(struct scpu *c, struct vcpu_state *ret_state)
@@ -445,6 +444,6 @@ int native_state_set(struct scpu *c, const struct vcpu_state *state, struct err 
     put_le(c->xsave + 512, in_use, 8);
     fix_error_summary(c->xsave);
     nc->x87 = (struct native_x87_ptr){0};
-    nc->x87_last = (struct native_x87_last){0};
+    c->x87_last.op = c->x87_last.mem_op = NULL;
     return 0;
 }

@@ -47,14 +47,6 @@ struct native_x87_ptr {
     uint16_t op, cs, ds;
 };
 
-/* What a stub noted of the last x87 instructions; NULL: nothing since x87 was made. */
-struct native_x87_last {
-    const struct uop *op;     /* the last one */
-    uint64_t block_va;        /* of its block */
-    const struct uop *mem_op; /* the last one with a memory operand */
-    uint64_t va, host;        /* that operand's addresses */
-};
-
 struct native_cache {
     uint8_t *rx, *rw; /* the same memory: executed, written */
     uint32_t used;    /* bytes of code */
@@ -74,7 +66,6 @@ struct native_cache {
     uint32_t comp_align64;               /* compacted format: bit n: component n is aligned */
 
     struct native_x87_ptr x87;
-    struct native_x87_last x87_last;
     void (*enter)(void); /* jumped to by stubs: native_enter_thunk */
     uop_fn *slow;        /* and where they go when the TLB has no entry */
     struct uop fake[2];  /* for running a stub from C */

@@ -263,14 +263,6 @@ static void put_address(struct code *k, const struct insn *in)
     }
 }
 
-/* x87: notes the uop, the block and the operand's address, from which the pointers that FNSTENV
- * shows are made when wanted. r8 holds the native cache. */
-static void put_note(struct code *k, unsigned opcode, unsigned reg, size_t off)
-{
-    put_bytes(k, 3, 0x49, opcode, 0x80 | reg << 3); /* mov [r8+off], reg */
-    put32(k, (uint32_t)off);
-}
-
 _Static_assert(sizeof(struct tlb_entry) == 16 && offsetof(struct tlb_entry, addend) == 8,
                "encoded in put_front");
 
@@ -281,10 +273,6 @@ static unsigned put_front(struct code *k, const struct native_insn *ni)
     bool mem = in->is_mem && ni->desc.mem_len != 0;
     bool write = (ni->desc.flags & ND_MEM_W) != 0;
     unsigned slow = 0;
-    if (ni->x87_pointers) {
-        put_bytes(k, 3, 0x4c, 0x8b, 0x87); /* mov r8, [rdi+native] */
-        put32(k, offsetof(struct scpu, native));
-    }
     if (mem) {
         put_address(k, in);
         put_bytes(k, 5, 0x89, 0xd1, 0xc1, 0xe9, 0x08); /* mov ecx, edx ; shr ecx, 8 */
@@ -299,19 +287,7 @@ static unsigned put_front(struct code *k, const struct native_insn *ni)
         put_bytes(k, 2, 0x0f, 0x87); /* ja slow */
         slow = k->n;
         put32(k, 0);
-        if (ni->x87_pointers) {
-            put_note(k, 0x89, RDX, offsetof(struct native_cache, x87_last.va));
-        }
         put_bytes(k, 4, 0x48, 0x03, 0x51, 0x08); /* add rdx, [rcx+8] */
-        if (ni->x87_pointers) {
-            put_note(k, 0x89, RDX, offsetof(struct native_cache, x87_last.host));
-            put_note(k, 0x89, RSI, offsetof(struct native_cache, x87_last.mem_op));
-        }
-    }
-    if (ni->x87_pointers) {
-        put_note(k, 0x89, RSI, offsetof(struct native_cache, x87_last.op));
-        put_mov(k, 0x8b, RAX, offsetof(struct scpu, rip));
-        put_note(k, 0x89, RAX, offsetof(struct native_cache, x87_last.block_va));
     }
     return slow;
 }

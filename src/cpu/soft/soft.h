@@ -172,6 +172,13 @@ struct jit_jc_entry {
     void *code;
 };
 struct tblock;
+
+/* What the pointers that FNSTENV shows are made of. */
+struct x87_site {
+    uint64_t rip;
+    uint16_t fop;
+    uint8_t seg;
+};
 #define JIT_JC_SIZE 2048u
 #define JIT_SLOTS   16u
 
@@ -281,6 +288,10 @@ struct scpu {
     struct jit *jit;            /* NULL: interpreter only */
     uint64_t jit_slot[JIT_SLOTS]; /* addends of a block's groups of accesses */
     uint64_t jit_tmp, jit_va;
+    struct {
+        const struct x87_site *op, *mem_op; /* NULL: nothing since they were looked at */
+        uint64_t va, host;                  /* addresses of mem_op's operand */
+    } x87_last; /* translated x87 instructions that were run last: native_x87_resolve */
     uint64_t jit_key[MMU_NIDX]; /* changes the addresses in jit_jc */
     uint64_t jit_fault_pc;      /* where the host faulted */
     uint16_t jit_fault_flags;   /* EFLAGS then, as in aflags */

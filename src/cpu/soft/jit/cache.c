@@ -138,6 +138,7 @@ void jit_flush(struct scpu *c)
     if (j == NULL) {
         return;
     }
+    native_x87_resolve(c); /* while the sites it names are there */
     native_zero(j->hash, sizeof(j->hash));
     native_zero(j->pages, sizeof(j->pages));
     parts_reset(j);

@@ -15,13 +15,42 @@ static void put_legacy(struct asmb *a, const struct insn *in, const struct names
 {
     unsigned how = (in->pp == 1 || in->has_66 ? E_66 : 0) | (in->pp == 2 ? E_F3 : 0) |
                    (in->pp == 3 ? E_F2 : 0) | (in->rex & 8 ? E_W : 0) | (in->rex ? E_REX : 0);
-    how |= in->map == MAP_0F ? E_0F : in->map == MAP_0F38 ? E_0F38 : E_0F3A;
+    static const unsigned maps[] = {0, E_0F, E_0F38, E_0F3A};
+    how |= maps[in->map & 3];
     if (!in->has_modrm) {
         e8(a, 0x0f);
         e8(a, in->opcode);
         return;
     }
+    if (in->map == MAP_1B && !in->is_mem) { /* x87: no register of ours */
+        e8(a, in->opcode);
+        e8(a, in->modrm);
+        return;
+    }
     e_op(a, how, in->opcode, n->reg, &n->m);
+}
+
+/* Behind an x87 instruction, which has not faulted: what FNSTENV would show of it. Its operand is
+ * at S1, with the addend in S0. */
+static void note_x87(struct tr *t, const struct jinsn *ji)
+{
+    struct asmb *a = &t->hot;
+    struct x87_site *site = t->x87_room++;
+    *site = (struct x87_site){.rip = t->tb->va + ji->ip,
+                              .fop = (uint16_t)((ji->in.opcode & 7u) << 8 | ji->in.modrm),
+                              .seg = ji->in.seg};
+    if (ji->in.is_mem) {
+        e_store(a, S1, offsetof(struct scpu, x87_last.host));
+        e_rr(a, E_W, 0xf7, 2, RAX); /* not rax */
+        e_lea(a, S1, S1, RAX, 0, 1);
+        e_store(a, S1, offsetof(struct scpu, x87_last.va));
+    }
+    e_const(a, RAX, (uint64_t)(uintptr_t)site);
+    e_store(a, RAX, offsetof(struct scpu, x87_last.op));
+    if (ji->in.is_mem) {
+        e_store(a, RAX, offsetof(struct scpu, x87_last.mem_op));
+    }
+    t->s0_group = -1;
 }
 
 static void put_vex(struct asmb *a, const struct insn *in, const struct names *n)
@@ -65,7 +94,7 @@ bool tr_can_rename(const struct insn *in, const struct native_desc *desc)
 {
     uint32_t fl = desc->flags;
     unsigned homed = count_homed(in, fl);
-    bool rax = (fl & ND_IN_RAX) != 0;
+    bool rax = (fl & (ND_IN_RAX | ND_OUT_RAX)) != 0;
     if ((fl & ND_RM8) && !in->is_mem && in->rex == 0 && in->rm >= 4 && in->rm < 8) {
         return false;
     }
@@ -96,7 +125,7 @@ void gen_native(struct tr *t, struct jinsn *ji)
     if (in->is_mem) {
         tr_operand(t, ji, ji->desc.mem_len, (fl & ND_MEM_W) != 0, &n.m);
         bool restore = (ji->flags & (EF_READ | EF_PART)) && t->fl == FL_MEM;
-        if (restore || homed || (fl & ND_IN_RAX) || in->enc == ENC_EVEX) {
+        if (restore || ji->desc.cls == NC_X87 || homed || (fl & (ND_IN_RAX | ND_OUT_RAX)) || in->enc == ENC_EVEX) {
             tr_collapse(t, &n.m);
         }
     }
@@ -113,7 +142,7 @@ void gen_native(struct tr *t, struct jinsn *ji)
     if (!in->is_mem && (fl & (ND_RM_R | ND_RM_W))) {
         n.m = mop_reg(name(t, in->rm, &scratch));
     }
-    if (fl & ND_IN_RAX) {
+    if (fl & (ND_IN_RAX | ND_OUT_RAX)) {
         e_mov(a, RAX, jit_host_reg[X86_RAX]);
         t->s0_group = -1;
     }
@@ -124,6 +153,12 @@ void gen_native(struct tr *t, struct jinsn *ji)
     }
     for (unsigned i = 0; i < ji->desc.imm; i++) {
         e8(a, in->bytes[in->imm_pos + i]);
+    }
+    if (fl & ND_OUT_RAX) {
+        e_mov(a, jit_host_reg[X86_RAX], RAX);
+    }
+    if (ji->desc.cls == NC_X87 && !native_x87_keeps_pointers(in)) {
+        note_x87(t, ji);
     }
     if (fl & ND_V_W) {
         tr_wrote(t, in->vvvv & 15, n.vvvv);

@@ -222,6 +222,7 @@ struct tr {
     unsigned n_stubs;
     struct texit exit[JIT_MAX_EXITS];
     unsigned n_exits;
+    struct x87_site *x87_room; /* in the arena, for every instruction */
 };
 
 /* ---- scan.c ---- */

@@ -134,6 +134,17 @@ static bool emit_block(struct tr *t)
     return finish(t);
 }
 
+/* Room in the arena for the sites of the block's x87 instructions. */
+static bool x87_sites(struct tr *t)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < t->n; i++) {
+        n += t->insn[i].gen == gen_native && t->insn[i].desc.cls == NC_X87;
+    }
+    t->x87_room = jit_arena(t->j, n * sizeof(*t->x87_room));
+    return t->x87_room != NULL;
+}
+
 static bool has_room(const struct jit *j)
 {
     return j->hot + TR_HOT_MAX <= j->hot_end && j->cold + TR_COLD_MAX <= j->cold_end &&
@@ -182,7 +193,8 @@ struct tblock *jit_translate(struct scpu *c)
     jit_scan(t);
     tb->n_insns = (uint16_t)t->n;
     tb->n_groups = (uint8_t)t->n_groups;
-    if (t->n == 0 || (t->insn[0].gen == NULL && t->insn[0].end) || !emit_block(t)) {
+    if (t->n == 0 || (t->insn[0].gen == NULL && t->insn[0].end) || !x87_sites(t) ||
+        !emit_block(t)) {
         j->arena_used = (uint32_t)((uint8_t *)tb - j->arena);
         return NULL;
     }
