@@ -373,10 +373,9 @@ static bool emit(struct scpu *c, struct build *bd, const struct insn *in,
     return bind_complex(c, in, row->fn, op);
 }
 
-/* Bytes at off of a page up to its end, 16 at most. Other vCPUs may be writing: each aligned
- * eight bytes are of one moment, as processors promise for code that is changed by one aligned
- * store. */
-static void snapshot(const uint8_t *page, uint64_t off, uint8_t ret_bytes[16])
+/* Other vCPUs may be writing: each aligned eight bytes are of one moment, as processors promise
+ * for code that is changed by one aligned store. */
+void block_snapshot(const uint8_t *page, uint64_t off, uint8_t ret_bytes[16])
 {
     uint64_t words[3] = {0}, first = off & ~UINT64_C(7);
     for (unsigned i = 0; i < 3 && first + i * 8 < MEM_PAGE_SIZE; i++) {
@@ -432,7 +431,7 @@ static int build_one(struct scpu *c, struct build *bd)
         limit = (size_t)MIN(15, (uint64_t)c->seg[X86_CS].limit - bd->rip + 1);
     }
     block_mark_lines(bd->page->page, off, 15);
-    snapshot(bd->page->host, off, one);
+    block_snapshot(bd->page->host, off, one);
     enum decode_result dr = soft_decode(one, MIN(avail, limit), bd->mode, &in, &row);
     if (dr == DECODE_SHORT) {
         if (bd->n_insns > 0) {

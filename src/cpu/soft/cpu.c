@@ -39,6 +39,8 @@ static uint32_t mode_of(const struct scpu *c)
     m |= (m & MODE_OSXSAVE) && (c->xcr0 & 6) == 6 ? MODE_AVX : 0;
     m |= (m & MODE_AVX) && (c->xcr0 & 0xe0) == 0xe0 ? MODE_AVX512 : 0;
     m |= c->cr4 & CR4_UMIP ? MODE_UMIP : 0;
+    m |= c->cr4 & CR4_TSD ? MODE_TSD : 0;
+    m |= c->cr4 & CR4_SMAP ? MODE_CR4_SMAP : 0;
     m |= (c->sysflags & FL_TF) || (c->dr[7] & 0xff) ? MODE_STEP : 0;
     m |= (c->cr0 & CR0_AM) && (c->sysflags & FL_AC) && c->cpl == 3 ? MODE_AC : 0;
     return m;

@@ -9,8 +9,11 @@ static const struct uop *run_general(struct scpu *c, const struct uop *op)
     const struct sblock *b = c->blk;
     const struct opcode *row;
     struct insn in;
+    uint64_t off = (b->pa + op->ip_off) & (MEM_PAGE_SIZE - 1);
+    uint8_t bytes[16];
     soft_leave(c);
-    enum decode_result dr = soft_decode(b->host + op->ip_off, op->len, b->mode, &in, &row);
+    block_snapshot(b->host + op->ip_off - off, off, bytes);
+    enum decode_result dr = soft_decode(bytes, op->len, b->mode, &in, &row);
     c->rip = b->va + op->ip_off;
     c->next_rip = c->rip + op->len;
     if (dr != DECODE_OK || row == NULL) {

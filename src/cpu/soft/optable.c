@@ -250,7 +250,7 @@ const struct opcode op_table_1b[256] = {
     /* F8 */ OPK(soft_op_flag, 0, K_CARRY),
     OPK(soft_op_flag, 0, K_CARRY),
     OPK(soft_insn_cli, 0, K_CLI),
-    OP(soft_insn_sti, 0),
+    OPK(soft_insn_sti, 0, K_STI),
     OP(soft_op_flag, 0),
     OP(soft_op_flag, 0),
     GRP(grp4, 0),
@@ -276,8 +276,8 @@ static const struct opcode row_ud = UD;
 /* 0F 01 with a register modrm, by the whole byte less C0h. */
 static const struct opcode grp7_reg[64] = {
     [0x01] = OP(soft_insn_vmcall, M),       [0x08] = OP(soft_insn_monitor, M),
-    [0x09] = OP(soft_insn_mwait, M | END),  [0x0a] = OP(soft_insn_clac, M | END),
-    [0x0b] = OP(soft_insn_stac, M | END),   [0x10] = OP(soft_insn_xgetbv, M),
+    [0x09] = OP(soft_insn_mwait, M | END),  [0x0a] = OPK(soft_insn_clac, M | END, K_SMAP),
+    [0x0b] = OPK(soft_insn_stac, M | END, K_SMAP),   [0x10] = OP(soft_insn_xgetbv, M),
     [0x11] = OP(soft_insn_xsetbv, M | END), [0x19] = OP(soft_insn_vmmcall, M),
     [0x20] = OP(soft_insn_smsw, M),         [0x21] = OP(soft_insn_smsw, M),
     [0x22] = OP(soft_insn_smsw, M),         [0x23] = OP(soft_insn_smsw, M),
@@ -287,7 +287,8 @@ static const struct opcode grp7_reg[64] = {
     [0x32] = OP(soft_insn_lmsw, M | END),   [0x33] = OP(soft_insn_lmsw, M | END),
     [0x34] = OP(soft_insn_lmsw, M | END),   [0x35] = OP(soft_insn_lmsw, M | END),
     [0x36] = OP(soft_insn_lmsw, M | END),   [0x37] = OP(soft_insn_lmsw, M | END),
-    [0x38] = OP(soft_insn_swapgs, M),       [0x39] = OP(soft_insn_rdtscp, M),
+    [0x38] = OPK(soft_insn_swapgs, M, K_SWAPGS),
+    [0x39] = OPK(soft_insn_rdtscp, M, K_RDTSCP),
 };
 static const struct opcode *resolve_0f01(const struct insn *in)
 {
@@ -312,7 +313,7 @@ static const struct opcode rows_fsgsbase[4] = {
     OP(soft_insn_wrgsbase, M | END),
 };
 static const struct opcode row_clflush = OP(soft_insn_clflush, M);
-static const struct opcode row_fence = OPK(soft_op_nop, M, K_NONE);
+static const struct opcode row_fence = OPK(soft_op_nop, M, K_FENCE);
 static const struct opcode *resolve_0fae(const struct insn *in)
 {
     unsigned reg = in->reg & 7;
@@ -368,7 +369,7 @@ const struct opcode op_table_0f[256] = {
     OP(soft_insn_mov_to_dr, M | OP_NOMOD | END),
     [0x28] = X8(NATIVE),
     [0x30] = OP(soft_insn_wrmsr, END),
-    OP(soft_insn_rdtsc, 0),
+    OPK(soft_insn_rdtsc, 0, K_RDTSC),
     OP(soft_insn_rdmsr, 0),
     OP(soft_insn_rdpmc, 0),
     OP(soft_insn_sysenter, END),

@@ -73,6 +73,12 @@ enum op_kind {
     K_CARRY, /* CMC, CLC, STC */
     K_PUSHF,
     K_CLI,
+    K_STI,
+    K_SWAPGS,
+    K_RDTSC,
+    K_RDTSCP,
+    K_FENCE,
+    K_SMAP, /* CLAC, STAC */
     K_COUNT
 };
 

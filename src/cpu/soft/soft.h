@@ -48,6 +48,8 @@ enum {
     MODE_CPL0 = 1 << 18,
     MODE_AC = 1 << 19,  /* alignment checks on: CR0.AM, EFLAGS.AC, CPL 3 */
     MODE_AMD = 1 << 20, /* vendor rules of AMD (constant for a VM) */
+    MODE_TSD = 1 << 21, /* CR4.TSD */
+    MODE_CR4_SMAP = 1 << 22,
 };
 
 /*

@@ -336,6 +336,7 @@ void tr_stubs(struct tr *t)
         case STUB_EXIT: stub_exit(t, s); break;
         case STUB_JUMP: stub_jump(t, s); break;
         case STUB_FPU: stub_fpu(t, s); break;
+        case STUB_SHADOW: call_thunk(t, t->j->thunk.shadow, s->word); break;
         case STUB_DEAD:
             t->tb->dead_stub = (uint32_t)(t->cold.p - t->j->rw);
             call_thunk(t, t->j->thunk.exit, UINT32_MAX);

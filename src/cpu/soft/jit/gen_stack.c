@@ -1,4 +1,4 @@
-/* Instructions that use the stack, and CLI. SDM vol. 2. */
+/* Instructions that use the stack. SDM vol. 2. */
 #include "cpu/soft/jit/jit_int.h"
 
 static void move_sp(struct tr *t, int32_t by)
@@ -87,12 +87,4 @@ void gen_pushf(struct tr *t, struct jinsn *ji)
     e_load(a, r, offsetof(struct scpu, jit_tmp));
     e_op(a, E_W, 0x89, r, &m);
     move_sp(t, -8);
-}
-
-void gen_cli(struct tr *t, struct jinsn *ji)
-{
-    (void)ji;
-    tr_flags_clobber(t);
-    e_gs(&t->hot, 0, 0x80, 4, offsetof(struct scpu, sysflags) + 1);
-    e8(&t->hot, 0xff & ~(FL_IF >> 8));
 }

@@ -31,9 +31,11 @@ struct texit {
 /* Host address of a guest instruction's code, for faults of the host inside it. */
 struct tpc {
     uint16_t host; /* offset from the block's code */
-    uint16_t ip;   /* offset from the block's address; TPC_FLAGS: EFLAGS hold the guest's */
+    uint16_t ip;   /* offset from the block's address; TPC_FLAGS: EFLAGS hold its flags */
 };
-#define TPC_FLAGS 0x8000u
+#define TPC_FLAGS  0x8000u
+#define TPC_SHADOW 0x4000u /* ip: it follows STI */
+#define TPC_IP     0x3fffu
 
 struct tblock {
     uint64_t va, pa;
@@ -71,7 +73,8 @@ struct jpage {
 struct jit_thunks {
     uint32_t enter, leave; /* from C; to C with rax as it is */
     uint32_t exit;         /* called; returns the address after the call to C */
-    uint32_t slow, help, native, jump, fpu;
+    uint32_t slow, help, native, jump, fpu, shadow;
+    uint32_t end; /* as help, but goes on in the next block's code */
     uint32_t fault;
 };
 
@@ -97,7 +100,9 @@ enum jit_result {
     JIT_LEAVE,  /* back to C */
 };
 typedef uint32_t jit_callee(struct scpu *c, uint64_t va, const uint32_t *site);
-jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu;
+jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu, jit_on_shadow;
+/* For the last instruction of a block. Code to go on with, NULL: back to C. */
+void *jit_on_end(struct scpu *c, uint64_t va, const uint32_t *site);
 void jit_on_fault(struct scpu *c);
 
 /* The word of jit_on_slow. */
@@ -111,7 +116,6 @@ void jit_on_fault(struct scpu *c);
 struct jhelp {
     struct insn in;
     uint32_t ip; /* offset of the instruction in the block */
-    bool end;    /* the block ends with it */
 };
 
 /* ---- translate.c ---- */
@@ -185,7 +189,7 @@ struct group {
 };
 #define JIT_MAX_GROUPS 16
 
-enum stub_kind { STUB_SLOW, STUB_EXIT, STUB_JUMP, STUB_FPU, STUB_DEAD };
+enum stub_kind { STUB_SLOW, STUB_EXIT, STUB_JUMP, STUB_FPU, STUB_DEAD, STUB_SHADOW };
 struct stub {
     uint8_t kind, fl;      /* fl: enum flags_at when it is reached */
     bool save, const_ea;
@@ -279,7 +283,8 @@ gen_fn gen_alu, gen_test, gen_mov, gen_movimm, gen_lea, gen_incdec, gen_shift, g
     gen_movsxd, gen_cmov, gen_setcc, gen_nop, gen_xchg, gen_imul, gen_negnot, gen_cwd, gen_cbw,
     gen_bt, gen_bswap, gen_muldiv, gen_cmpxchg, gen_cmpxchg16, gen_xadd, gen_bscan, gen_shd,
     gen_carry;
-gen_fn gen_push, gen_pop, gen_leave, gen_pushf, gen_cli;
+gen_fn gen_push, gen_pop, gen_leave, gen_pushf;
+gen_fn gen_cli, gen_sti, gen_swapgs, gen_rdtsc, gen_fence, gen_smap;
 gen_fn gen_native;
 /* Whether scratch registers suffice for in's general registers that live in memory, and each has a
  * name without AH to BH. */

@@ -4,6 +4,7 @@
  */
 #include "cpu/soft/jit/jit_int.h"
 
+#include "cpu/soft/block.h"
 #include "cpu/soft/decode.h"
 #include "cpu/soft/mmu.h"
 #include "cpu/soft/ops.h"
@@ -71,10 +72,16 @@ static uint32_t interpret(struct scpu *c, const struct tblock *tb, uint32_t ip)
     const struct opcode *row;
     struct insn in;
     uint32_t tlb_gen = c->tlb_gen;
-    uint64_t avail =
-        tb->page2 != NULL ? 15 : MEM_PAGE_SIZE - ((tb->va + ip) & (MEM_PAGE_SIZE - 1));
+    uint64_t off = (tb->va + ip) & (MEM_PAGE_SIZE - 1);
+    uint64_t avail = tb->page2 != NULL ? 15 : MEM_PAGE_SIZE - off;
+    uint8_t bytes[16];
+    const uint8_t *from = tb->bytes;
+    if (tb->page2 == NULL) {
+        block_snapshot(tb->host + ip - off, off, bytes);
+        from = bytes;
+    }
     c->rip = tb->va + ip;
-    if (soft_decode(tb->host + ip, MIN(avail, 15), tb->mode, &in, &row) != DECODE_OK) {
+    if (soft_decode(from, MIN(avail, 15), tb->mode, &in, &row) != DECODE_OK) {
         return leave(c, INSN_JUMP); /* the bytes were changed under us: look at them again */
     }
     c->next_rip = c->rip + in.len;
@@ -90,12 +97,7 @@ static uint32_t run_help(struct scpu *c, const uint32_t *site, bool native)
     c->rip = tb->va + h->ip;
     c->next_rip = c->rip + h->in.len;
     c->stats.jit_helped++;
-    uint32_t r = after(c, tb, native ? native_run(c, &h->in) : h->in.fn(c, &h->in), tlb_gen);
-    if (r == JIT_DONE && h->end) {
-        c->rip = c->next_rip;
-        return leave(c, INSN_NEXT);
-    }
-    return r;
+    return after(c, tb, native ? native_run(c, &h->in) : h->in.fn(c, &h->in), tlb_gen);
 }
 
 uint32_t jit_on_help(struct scpu *c, uint64_t va, const uint32_t *site)
@@ -108,6 +110,16 @@ uint32_t jit_on_native(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     (void)va;
     return run_help(c, site, true);
+}
+
+/* An interrupt waits already when STI has let interrupts in: not before the instruction behind. */
+uint32_t jit_on_shadow(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    const struct tblock *tb = block_of(c, site);
+    (void)va;
+    c->rip = tb->va + (tb->pcs[site[1]].ip & TPC_IP);
+    c->irq_shadow |= 1;
+    return leave(c, INSN_JUMP);
 }
 
 uint32_t jit_on_fpu(struct scpu *c, uint64_t va, const uint32_t *site)
@@ -184,18 +196,15 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
     struct tblock *tb = block_of(c, site);
     uint32_t word = site[1], tlb_gen = c->tlb_gen;
     unsigned span = word >> 8 & 0xfff;
-    uint32_t ip = tb->pcs[word & 0xff].ip & ~TPC_FLAGS;
+    uint32_t ip = tb->pcs[word & 0xff].ip & TPC_IP;
     c->rip = tb->va + ip;
-    if (!tb->dead && fill(c, va, span, word)) {
+    bool filled = !tb->dead && fill(c, va, span, word);
+    if (filled || read_crossing(c, va, span, word)) {
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
-            return JIT_RETRY;
+            return filled ? JIT_RETRY : JIT_ADDEND;
         }
-        return leave(c, INSN_JUMP); /* addends of other groups may be old */
-    }
-    if (read_crossing(c, va, span, word)) {
-        if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
-            return JIT_ADDEND;
-        }
+        /* Addends of other groups may be old. */
+        c->irq_shadow |= (tb->pcs[word & 0xff].ip & TPC_SHADOW) != 0;
         return leave(c, INSN_JUMP);
     }
     uint32_t r = interpret(c, tb, ip);
@@ -213,7 +222,7 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
 uint32_t jit_on_jump(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     struct tblock *tb = block_of(c, site);
-    uint32_t ip = tb->pcs[site[1]].ip & ~TPC_FLAGS;
+    uint32_t ip = tb->pcs[site[1]].ip & TPC_IP;
     c->rip = va;
     const struct tblock *to =
         !tb->dead && atomic_load_relaxed_u32(&c->exit_req) == 0 ? jit_find(c) : NULL;
@@ -253,7 +262,7 @@ void jit_on_fault(struct scpu *c)
     if (tb->pcs[n].ip & TPC_FLAGS) {
         c->aflags = c->jit_fault_flags;
     }
-    if (interpret(c, tb, tb->pcs[n].ip & ~TPC_FLAGS) == JIT_DONE) {
+    if (interpret(c, tb, tb->pcs[n].ip & TPC_IP) == JIT_DONE) {
         c->rip = c->next_rip;
         leave(c, INSN_NEXT);
     }
@@ -298,6 +307,26 @@ static bool nothing_waits(const struct scpu *c)
            c->pending_db == 0 && !c->code_hit && c->irq_shadow == 0 && c->nmi_pending == 0 &&
            (!c->irq_waiting || !(c->sysflags & FL_IF)) && !c->halted &&
            !(c->sysflags & FL_RF) && jit_mode_ok(c->mode);
+}
+
+void *jit_on_end(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    const struct tblock *tb = block_of(c, site), *next;
+    const struct jhelp *h = (const struct jhelp *)(const void *)(c->jit->arena + site[1]);
+    (void)va;
+    c->rip = tb->va + h->ip;
+    c->next_rip = c->rip + h->in.len;
+    c->stats.jit_helped++;
+    enum insn_result r = h->in.fn(c, &h->in);
+    if (r == INSN_NEXT || r == INSN_NEXT_FLUSH) {
+        c->rip = c->next_rip;
+    }
+    leave(c, r);
+    if (!nothing_waits(c) || (next = next_block(c)) == NULL) {
+        return NULL;
+    }
+    c->step_rule = STEP_TF_BEFORE;
+    return jit_rx(c->jit, next->code);
 }
 
 void jit_run(struct scpu *c, struct tblock *tb)

@@ -263,6 +263,12 @@ static void scan_jcc(struct jinsn *ji)
     ji->flags = EF_READ;
 }
 
+static void scan_rdtsc(struct jinsn *ji)
+{
+    ji->writes |= BIT(X86_RAX) | BIT(X86_RDX);
+    ji->writes |= ji->row->kind == K_RDTSCP ? BIT(X86_RCX) : 0;
+}
+
 static const struct {
     void (*scan)(struct jinsn *ji);
     gen_fn *gen;
@@ -305,6 +311,12 @@ static const struct {
     [K_CARRY] = {scan_carry, gen_carry},
     [K_PUSHF] = {scan_pushf, gen_pushf},
     [K_CLI] = {scan_none, gen_cli},
+    [K_STI] = {scan_none, gen_sti},
+    [K_SWAPGS] = {scan_none, gen_swapgs},
+    [K_RDTSC] = {scan_rdtsc, gen_rdtsc},
+    [K_RDTSCP] = {scan_rdtsc, gen_rdtsc},
+    [K_FENCE] = {scan_none, gen_fence},
+    [K_SMAP] = {scan_none, gen_smap},
 };
 
 /* Kinds whose modrm.reg or rm may name AH to BH. */
@@ -334,6 +346,11 @@ static bool names_high_byte(const struct jinsn *ji)
     }
 }
 
+static bool tsc_hidden(uint32_t mode)
+{
+    return (mode & MODE_TSD) && !(mode & MODE_CPL0);
+}
+
 /* What translated code leaves to the general handlers. */
 static bool too_odd(const struct tr *t, const struct jinsn *ji)
 {
@@ -357,7 +374,14 @@ static bool too_odd(const struct tr *t, const struct jinsn *ji)
         return (in->rex & 8) && !cpu_model_has(t->c->vm->model, 1, 0, 2, 13);
     case K_BT: /* a register offset reaches beyond the operand */
         return in->is_mem && in->opcode != 0xba && (in->osize == 2 || in->index < INSN_NOREG);
-    case K_CLI: return !(t->tb->mode & MODE_CPL0);
+    case K_CLI:
+    case K_STI:
+    case K_SWAPGS: return !(t->tb->mode & MODE_CPL0);
+    case K_RDTSC: return tsc_hidden(t->tb->mode);
+    case K_RDTSCP:
+        return tsc_hidden(t->tb->mode) || !cpu_model_has(t->c->vm->model, 0x80000001u, 0, 3, 27);
+    case K_SMAP:
+        return (t->tb->mode & (MODE_CPL0 | MODE_CR4_SMAP)) != (MODE_CPL0 | MODE_CR4_SMAP);
     case K_RET: return in->opcode == 0xc2 && in->imm > 0x7fff;
     default: return false;
     }
@@ -559,8 +583,11 @@ static bool scan_crossing(struct tr *t)
     tb->page2 = second->page;
     tb->gen2 = block_claim_page(c, second->page, second->host);
     block_mark_lines(second->page, 0, 15);
-    for (unsigned i = 0; i < 15; i++) {
-        tb->bytes[i] = i < have ? tb->host[i] : second->host[i - have];
+    uint8_t tail[16];
+    block_snapshot(tb->host + have - MEM_PAGE_SIZE, MEM_PAGE_SIZE - have, tb->bytes);
+    block_snapshot(second->host, 0, tail);
+    for (unsigned i = have; i < 15; i++) {
+        tb->bytes[i] = tail[i - have];
     }
     tb->host = tb->bytes;
     __builtin_memset(ji, 0, sizeof(*ji));
@@ -569,6 +596,7 @@ static bool scan_crossing(struct tr *t)
         return false;
     }
     describe(t, ji);
+    ji->gen = ji->gen == gen_sti ? NULL : ji->gen;
     t->n = 1;
     t->next_va = tb->va + ji->in.len;
     return true;
@@ -577,6 +605,7 @@ static bool scan_crossing(struct tr *t)
 void jit_scan(struct tr *t)
 {
     uint64_t off = t->tb->va & (MEM_PAGE_SIZE - 1);
+    uint8_t bytes[16];
     uint32_t ip = 0;
     t->n = 0;
     while (t->n < JIT_MAX_INSNS && off + ip < MEM_PAGE_SIZE) {
@@ -584,8 +613,8 @@ void jit_scan(struct tr *t)
         __builtin_memset(ji, 0, sizeof(*ji));
         uint64_t avail = MIN(15, MEM_PAGE_SIZE - off - ip);
         block_mark_lines(t->tb->page, off + ip, 15);
-        enum decode_result dr =
-            soft_decode(t->tb->host + ip, avail, t->tb->mode, &ji->in, &ji->row);
+        block_snapshot(t->tb->host - off, off + ip, bytes);
+        enum decode_result dr = soft_decode(bytes, avail, t->tb->mode, &ji->in, &ji->row);
         if (dr == DECODE_SHORT && t->n == 0 && scan_crossing(t)) {
             return;
         }
@@ -600,6 +629,14 @@ void jit_scan(struct tr *t)
             break;
         }
     }
+    /* The instruction behind STI has to be in its block. */
+    struct jinsn *last = &t->insn[t->n > 0 ? t->n - 1 : 0];
+    if (t->n > 1 && last->gen == gen_sti) {
+        t->n--;
+        ip = last->ip;
+    } else if (t->n == 1 && last->gen == gen_sti) {
+        last->gen = NULL;
+    }
     t->next_va = t->tb->va + ip;
     make_groups(t);
 }
@@ -610,11 +647,13 @@ bool jit_flags_dead_at(struct tr *t, uint64_t va)
     if (page != (t->tb->va & ~(MEM_PAGE_SIZE - 1)) || t->tb->page2 != NULL) {
         return false;
     }
-    const uint8_t *bytes = t->tb->host + (va - t->tb->va);
+    const uint8_t *host = t->tb->host - (t->tb->va & (MEM_PAGE_SIZE - 1));
+    uint8_t bytes[16];
     for (unsigned n = 0; n < 4 && off + 15 <= MEM_PAGE_SIZE; n++) {
         struct jinsn ji;
         __builtin_memset(&ji, 0, sizeof(ji));
         block_mark_lines(t->tb->page, off, 15);
+        block_snapshot(host, off, bytes);
         if (soft_decode(bytes, 15, t->tb->mode, &ji.in, &ji.row) != DECODE_OK ||
             ji.row == NULL || ji.row->fn == NULL) {
             return false;
@@ -627,7 +666,6 @@ bool jit_flags_dead_at(struct tr *t, uint64_t va)
         if (ji.flags & EF_ALL) {
             return true;
         }
-        bytes += ji.in.len;
         off += ji.in.len;
     }
     return false;

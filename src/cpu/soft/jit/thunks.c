@@ -108,6 +108,21 @@ static void make_call(struct asmb *a, jit_callee *fn, const uint8_t *leave)
     e_jmp_to(a, leave);
 }
 
+/* Calls jit_on_end, and jumps to what it returns. */
+static void make_end(struct asmb *a, const uint8_t *leave)
+{
+    spill(a);
+    struct mop top = mop_mem(RSP, NO_REG, 0);
+    e_op(a, E_W, 0x8b, RDX, &top);
+    add_rsp(a, -8);
+    call_c(a, (const void *)(uintptr_t)jit_on_end);
+    add_rsp(a, 16);
+    e_rr(a, E_W, 0x85, RAX, RAX); /* NULL is what leave wants, too */
+    e_patch(e_jcc(a, CC_E), leave);
+    reload(a);
+    e_rr(a, 0, 0xff, 4, RAX);
+}
+
 static uint32_t begin(const struct jit *j, struct asmb *a)
 {
     a->p = j->rw + align_up((size_t)(a->p - j->rw), 16);
@@ -131,11 +146,13 @@ void jit_make_thunks(struct jit *j)
         jit_callee *fn;
     } calls[] = {{&t->slow, jit_on_slow},     {&t->help, jit_on_help},
                  {&t->native, jit_on_native}, {&t->jump, jit_on_jump},
-                 {&t->fpu, jit_on_fpu}};
+                 {&t->fpu, jit_on_fpu},       {&t->shadow, jit_on_shadow}};
     for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
         *calls[i].at = begin(j, &a);
         make_call(&a, calls[i].fn, j->rw + t->leave);
     }
+    t->end = begin(j, &a);
+    make_end(&a, j->rw + t->leave);
     t->fault = begin(j, &a);
     spill(&a);
     call_c(&a, (const void *)(uintptr_t)jit_on_fault);

@@ -17,9 +17,9 @@ static bool call_handler(struct tr *t, struct jinsn *ji)
     native_copy(&h->in, &ji->in, sizeof(h->in));
     h->in.fn = ji->row != NULL ? ji->row->fn : NULL;
     h->ip = ji->ip;
-    h->end = ji->end;
+    const struct jit_thunks *th = &t->j->thunk;
     tr_flags_to_mem(t);
-    e_call_to(&t->hot, t->j->rw + (ji->row != NULL ? t->j->thunk.help : t->j->thunk.native));
+    e_call_to(&t->hot, t->j->rw + (ji->row == NULL ? th->native : ji->end ? th->end : th->help));
     e32(&t->hot, t->number);
     e32(&t->hot, (uint32_t)((uint8_t *)h - t->j->arena));
     t->fl = FL_MEM;
@@ -55,7 +55,7 @@ static bool emit_one(struct tr *t, struct tpc *pc)
         need_fpu(t);
     }
     pc->host = (uint16_t)(t->hot.p - (t->j->rw + t->tb->code));
-    pc->ip = (uint16_t)ji->ip;
+    pc->ip = (uint16_t)(ji->ip | (t->cur > 0 && ji[-1].gen == gen_sti ? TPC_SHADOW : 0));
     if (ji->may_fault && t->fl == FL_RECIPE) {
         tr_flags_to_host(t);
     }
@@ -90,11 +90,17 @@ static bool finish(struct tr *t)
     tb->exits = exits;
     tb->n_exits = (uint16_t)t->n_exits;
     tb->code_end = (uint32_t)(t->hot.p - j->rw);
-    j->hot = (uint32_t)align_up(tb->code_end, 16);
-    j->cold = (uint32_t)(t->cold.p - j->rw);
+    /* A page may have ceased to be code between its claim and the marks of what was decoded;
+     * stores to it were not noticed then. */
+    if (atomic_load(&tb->page->gen) != tb->gen ||
+        (tb->page2 != NULL && atomic_load(&tb->page2->gen) != tb->gen2)) {
+        return false;
+    }
     for (unsigned i = 0; i < t->n_exits; i++) { /* not linked yet */
         e_patch(j->rw + exits[i].jmp_at, j->rw + exits[i].stub);
     }
+    j->hot = (uint32_t)align_up(tb->code_end, 16);
+    j->cold = (uint32_t)(t->cold.p - j->rw);
     return jit_publish(t->c, tb);
 }
 
