@@ -650,7 +650,7 @@ static bool iret_fast(struct scpu *c)
         (sp ^ e->tag) > MEM_PAGE_SIZE - 40) {
         return false;
     }
-    const uint64_t *f = (const uint64_t *)(uintptr_t)(sp + e->addend);
+    const uint64_t *f = (const uint64_t *)tlb_host(e, sp);
     uint64_t rip = mode_load(&f[0]), cs = mode_load(&f[1]), flags = mode_load(&f[2]);
     uint64_t new_sp = mode_load(&f[3]), ss_sel = mode_load(&f[4]);
     unsigned rpl = cs & 3;

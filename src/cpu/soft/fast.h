@@ -34,7 +34,7 @@ const struct uop *fast_miss(struct scpu *c, const struct uop *op, uint64_t va, u
     if (unlikely((p##_va ^ p##_e->tag) > MEM_PAGE_SIZE - sizeof(type))) {                      \
         return fast_miss(c, op, p##_va, sizeof(type), kind);                                   \
     }                                                                                          \
-    type *const p = (type *)(uintptr_t)(p##_va + p##_e->addend)
+    type *const p = (type *)tlb_host(p##_e, p##_va)
 
 /* Declares v with the value of the memory operand, or of what is at an address. */
 #define LOAD_AT(type, v, at)                                                                   \

@@ -356,7 +356,8 @@ static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
         c->tlb_gen++; /* nobody sees the old entry any more: soft_code_settle */
     }
     __atomic_store_n(&e->tag, TLB_INVALID(index), __ATOMIC_RELAXED);
-    __atomic_store_n(&e->addend, (uint64_t)(uintptr_t)host - w->va, __ATOMIC_RELEASE);
+    __atomic_store_n(&e->page, (uint64_t)(uintptr_t)host & ~(MEM_PAGE_SIZE - 1),
+                     __ATOMIC_RELEASE);
     __atomic_store_n(&e->tag, w->va & ~(MEM_PAGE_SIZE - 1), __ATOMIC_RELEASE);
     if (log->n < TLB_LOG_MAX) {
         log->slot[log->n++] = (uint16_t)((w->idx * TLB_NKIND + kind) * TLB_SIZE + index);

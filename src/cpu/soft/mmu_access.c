@@ -194,7 +194,7 @@ int soft_ld(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t *r
         return INSN_EXC;
     }
     if (likely((va ^ e->tag) <= MEM_PAGE_SIZE - len)) {
-        copy_in((uint8_t *)&v, (const uint8_t *)(uintptr_t)(va + e->addend), len);
+        copy_in((uint8_t *)&v, tlb_host(e, va), len);
     } else if (soft_lin_read(c, va, &v, len, acc)) {
         return INSN_EXC;
     }
@@ -209,7 +209,7 @@ int soft_st(struct scpu *c, uint64_t va, unsigned len, unsigned acc, uint64_t va
         return INSN_EXC;
     }
     if (likely((va ^ e->tag) <= MEM_PAGE_SIZE - len)) {
-        copy_in((uint8_t *)(uintptr_t)(va + e->addend), (const uint8_t *)&value, len);
+        copy_in(tlb_host(e, va), (const uint8_t *)&value, len);
         return 0;
     }
     return soft_lin_write(c, va, &value, len, acc);
@@ -226,7 +226,7 @@ void *soft_ram_ptr(struct scpu *c, uint64_t va, unsigned len, bool for_write)
         return NULL;
     }
     if (likely((va ^ e->tag) <= MEM_PAGE_SIZE - len)) {
-        return (void *)(uintptr_t)(va + e->addend);
+        return tlb_host(e, va);
     }
     if (!soft_canonical(c, va) || (c->dr[7] & 0xff)) {
         return NULL;

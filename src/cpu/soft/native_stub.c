@@ -263,7 +263,7 @@ static void put_address(struct code *k, const struct insn *in)
     }
 }
 
-_Static_assert(sizeof(struct tlb_entry) == 16 && offsetof(struct tlb_entry, addend) == 8,
+_Static_assert(sizeof(struct tlb_entry) == 16 && offsetof(struct tlb_entry, page) == 8,
                "encoded in put_front");
 
 /* Everything before the instruction's part. Returns where a rel32 to the slow end is, or 0. */
@@ -287,7 +287,7 @@ static unsigned put_front(struct code *k, const struct native_insn *ni)
         put_bytes(k, 2, 0x0f, 0x87); /* ja slow */
         slow = k->n;
         put32(k, 0);
-        put_bytes(k, 4, 0x48, 0x03, 0x51, 0x08); /* add rdx, [rcx+8] */
+        put_bytes(k, 7, 0x48, 0x8b, 0x51, 0x08, 0x48, 0x01, 0xc2); /* rdx = page + offset */
     }
     return slow;
 }

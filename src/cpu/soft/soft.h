@@ -80,7 +80,7 @@ struct uop {
 #define SOFT_SEG_ZERO X86_NSEG
 
 /*
- * TLB: tag is the linear page address; host = va + addend. An access hits when
+ * TLB: tag is the linear page address, page where it is in host memory. An access hits when
  * (va ^ tag) <= 4096 - size, which tests page, page crossing and validity at once: the tag of
  * an invalid entry is a page that indexes another entry, so nothing that looks here can match
  * it.
@@ -89,8 +89,12 @@ struct uop {
 #define TLB_SIZE           (1u << TLB_BITS)
 #define TLB_INVALID(index) ((index) == 0 ? MEM_PAGE_SIZE : UINT64_C(0))
 struct tlb_entry {
-    uint64_t tag, addend;
+    uint64_t tag, page;
 };
+static inline void *tlb_host(const struct tlb_entry *e, uint64_t va)
+{
+    return (void *)(uintptr_t)(e->page + (va & (MEM_PAGE_SIZE - 1)));
+}
 enum tlb_kind { TLB_R, TLB_W, TLB_NKIND };
 /* Which rights an access uses: kernel, user, kernel with SMAP in force. */
 enum mmu_index { MMU_KERNEL, MMU_USER, MMU_SMAP, MMU_NIDX };
@@ -288,7 +292,7 @@ struct scpu {
     /* The translating tier: jit/. gs is the base of this struct while its code runs. */
     struct scpu *self;
     struct jit *jit;            /* NULL: interpreter only */
-    uint64_t jit_slot[JIT_SLOTS]; /* addends of a block's groups of accesses */
+    uint64_t jit_slot[JIT_SLOTS]; /* where the groups of accesses of a block are in host memory */
     uint64_t jit_tmp, jit_va;
     struct {
         const struct x87_site *op, *mem_op; /* NULL: nothing since they were looked at */

@@ -254,7 +254,7 @@ void fake_fill_tlb(struct fake *f, bool on)
         unsigned page = i & (TLB_SIZE - 1);
         bool there = on && page < FAKE_BYTES >> 12 && !f->absent[page];
         all[i].tag = there ? (uint64_t)page << 12 : TLB_INVALID(page);
-        all[i].addend = (uint64_t)(uintptr_t)f->mem;
+        all[i].page = (uint64_t)(uintptr_t)f->mem + ((uint64_t)page << 12);
     }
     f->c.tlb_r = f->c.tlb[f->c.mmu][TLB_R];
     f->c.tlb_w = f->c.tlb[f->c.mmu][TLB_W];

@@ -160,10 +160,10 @@ static inline struct tlb_entry *uop_tlb(struct scpu *c, uint64_t va, enum tlb_ki
 static inline void *uop_ptr_r(struct scpu *c, uint64_t va, unsigned size)
 {
     struct tlb_entry *e = uop_tlb(c, va, TLB_R);
-    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? (void *)(va + e->addend) : NULL;
+    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? tlb_host(e, va) : NULL;
 }
 static inline void *uop_ptr_w(struct scpu *c, uint64_t va, unsigned size)
 {
     struct tlb_entry *e = uop_tlb(c, va, TLB_W);
-    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? (void *)(va + e->addend) : NULL;
+    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? tlb_host(e, va) : NULL;
 }

@@ -75,8 +75,8 @@ static bool has_write_entry(struct scpu *o, const uint8_t *host)
         for (unsigned i = 0; i < TLB_SIZE; i++) {
             struct tlb_entry *e = &o->tlb[m][TLB_W][i];
             uint64_t tag = __atomic_load_n(&e->tag, __ATOMIC_ACQUIRE);
-            uint64_t addend = __atomic_load_n(&e->addend, __ATOMIC_ACQUIRE);
-            if (tag + addend == (uintptr_t)host && tag != TLB_INVALID(i)) {
+            uint64_t page = __atomic_load_n(&e->page, __ATOMIC_ACQUIRE);
+            if (page == (uintptr_t)host && tag != TLB_INVALID(i)) {
                 return true;
             }
         }

@@ -3,11 +3,11 @@
  *
  * An access looks its page up in the TLB of struct scpu: one comparison finds that the page is
  * there, that the access does not cross its end, and that the rights allow it; the rest is out of
- * line (stubs in exits.c, jit_on_slow). What the entry adds to an address makes a host address of
- * it, so the guest's own instruction follows with one more register in its operand.
+ * line (stubs in exits.c, jit_on_slow). It leaves the page's host address in one scratch register
+ * and the offset in it in the other, which are the operand of the guest's own instruction.
  *
- * Accesses of a block near one unchanged register (a group) are checked once, with the first of
- * them, and find the addend in scpu.jit_slot.
+ * Accesses of a block near the same unchanged registers (a group) are checked once, with the first
+ * of them; the others find where they go in scpu.jit_slot.
  */
 #include "cpu/soft/jit/jit_int.h"
 
@@ -114,7 +114,7 @@ static size_t tlb_off(const struct tr *t, bool write)
                TLB_SIZE * sizeof(struct tlb_entry);
 }
 
-struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bool keep)
+void tr_check(struct tr *t, uint8_t *retry, unsigned span, bool write, uint32_t word)
 {
     struct asmb *a = &t->hot;
     size_t off = tlb_off(t, write);
@@ -135,15 +135,12 @@ struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bo
     struct stub *s = tr_stub(t, STUB_SLOW);
     s->from[0] = e_jcc(a, CC_A);
     s->tlb_off = off;
+    s->retry = retry;
     s->word = word | SITE_INSN(t->cur) | SITE_SPAN(span) | (write ? SITE_W : 0);
-    if (keep) {
-        e_op(a, E_W | E_GS, 0x33, S1, &tag); /* S1 is the address again */
-    }
-    struct mop addend = mop_mem(RAX, NO_REG, (int32_t)off + 8);
-    e_op(a, E_W | E_GS, 0x8b, RAX, &addend);
+    struct mop page = mop_mem(RAX, NO_REG, (int32_t)off + (int32_t)offsetof(struct tlb_entry, page));
+    e_op(a, E_W | E_GS, 0x8b, RAX, &page);
     s->resume = a->p;
     t->s0_group = -1;
-    return s;
 }
 
 /* The check of an address that is known now. Leaves the operand in *m. */
@@ -154,9 +151,8 @@ static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, ui
     uint64_t page = ea & ~(MEM_PAGE_SIZE - 1);
     size_t off = tlb_off(t, write) +
                  (size_t)(ea >> MEM_PAGE_SHIFT & (TLB_SIZE - 1)) * sizeof(struct tlb_entry);
-    bool near = ea == (uint64_t)(int64_t)(int32_t)ea && page == (uint64_t)(int64_t)(int32_t)page;
     uint8_t *retry = a->p;
-    if (near) {
+    if (page == (uint64_t)(int64_t)(int32_t)page) {
         e_gs(a, E_W, 0x81, 7, off);
         e32(a, (uint32_t)page);
     } else {
@@ -169,16 +165,15 @@ static void check_const(struct tr *t, uint64_t ea, unsigned size, bool write, ui
     s->ea = ea;
     s->retry = retry;
     s->word = word | SITE_INSN(t->cur) | SITE_SPAN(size) | (write ? SITE_W : 0);
-    e_load(a, RAX, off + 8);
+    e_load(a, RAX, off + offsetof(struct tlb_entry, page));
     s->resume = a->p;
     t->s0_group = -1;
-    *m = near ? mop_mem(RAX, NO_REG, (int32_t)ea)
-              : mop_mem(S1, RAX, (int32_t)(ea & (MEM_PAGE_SIZE - 1)));
+    *m = mop_mem(RAX, NO_REG, (int32_t)(ea & (MEM_PAGE_SIZE - 1)));
 }
 
-/* Checks [reg + lo, reg + lo + span), index and all; S0 = addend. */
-static struct stub *check_near(struct tr *t, unsigned reg, unsigned index, unsigned scale,
-                               int32_t lo, unsigned span, bool write, uint32_t word)
+/* Checks [reg + index * 2^scale + lo, and span bytes on). */
+static void check_near(struct tr *t, unsigned reg, unsigned index, unsigned scale, int32_t lo,
+                       unsigned span, bool write, uint32_t word)
 {
     uint8_t *retry = t->hot.p;
     unsigned r = tr_read(t, reg, S1);
@@ -189,49 +184,37 @@ static struct stub *check_near(struct tr *t, unsigned reg, unsigned index, unsig
     } else {
         e_lea(&t->hot, S1, r, NO_REG, 0, lo);
     }
-    struct stub *s = tr_check(t, span, write, word, false);
-    s->retry = retry;
-    return s;
+    tr_check(t, retry, span, write, word);
 }
 
-/* The operand disp bytes from reg, after its check. */
-static void operand_near(struct tr *t, unsigned reg, unsigned index, unsigned scale,
-                         int32_t disp, struct mop *m)
-{
-    unsigned r = tr_read(t, reg, S1);
-    if (index == NO_REG) {
-        *m = mop_mem(r, RAX, disp);
-        return;
-    }
-    e_lea(&t->hot, S1, r, jit_host_reg[index], scale, disp);
-    *m = mop_mem(S1, RAX, 0);
-}
-
-/* An access that belongs to a group: the check, or the addend that it found. */
-static void group_access(struct tr *t, const struct jinsn *ji)
+/* An access that belongs to a group: the check, or where it found the group to be. */
+static void group_access(struct tr *t, const struct jinsn *ji, struct mop *m)
 {
     const struct group *gr = &t->group[ji->group];
     if (gr->first == t->cur) {
         tr_flags_clobber(t);
-        check_near(t, gr->base, gr->index, gr->scale, (int32_t)gr->lo, (unsigned)(gr->hi - gr->lo), gr->write,
+        check_near(t, gr->base, gr->index, gr->scale, (int32_t)gr->lo,
+                   (unsigned)(gr->hi - gr->lo), gr->write,
                    SITE_GROUP | (ji->access_w ? SITE_CUR_W : 0));
+        e_lea(&t->hot, RAX, RAX, S1, 0, 0);
         e_store(&t->hot, RAX, OFF_SLOT(ji->group));
     } else if (t->s0_group != ji->group) {
         e_load(&t->hot, RAX, OFF_SLOT(ji->group));
     }
     t->s0_group = ji->group;
+    *m = mop_mem(RAX, NO_REG, (int32_t)(ji->group_at - gr->lo));
 }
 
 void tr_stack(struct tr *t, struct jinsn *ji, int32_t disp, unsigned size, bool write,
               struct mop *m)
 {
     if (ji->group >= 0) {
-        group_access(t, ji);
-    } else {
-        tr_flags_clobber(t);
-        check_near(t, ji->access_base, NO_REG, 0, disp, size, write, write ? SITE_CUR_W : 0);
+        group_access(t, ji, m);
+        return;
     }
-    operand_near(t, ji->access_base, NO_REG, 0, disp, m);
+    tr_flags_clobber(t);
+    check_near(t, ji->access_base, NO_REG, 0, disp, size, write, write ? SITE_CUR_W : 0);
+    *m = mop_mem(S1, RAX, 0);
 }
 
 void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m)
@@ -242,15 +225,14 @@ void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m)
     }
     tr_flags_clobber(t);
     check_near(t, X86_RSP, NO_REG, 0, -8, 8, true, SITE_CUR_W);
-    operand_near(t, X86_RSP, NO_REG, 0, -8, m);
+    *m = mop_mem(S1, RAX, 0);
 }
 
 void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struct mop *m)
 {
     const struct insn *in = &ji->in;
     if (ji->group >= 0 && !ji->access_stack) {
-        group_access(t, ji);
-        operand_near(t, in->base, ji->access_index, in->scale, (int32_t)in->disp, m);
+        group_access(t, ji, m);
         return;
     }
     tr_flags_clobber(t);
@@ -263,23 +245,12 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
             return;
         }
     }
-    bool simple = in->base < INSN_NOREG && in->index >= INSN_NOREG && !has_seg(in);
-    if (simple) {
+    if (in->base < INSN_NOREG && in->index >= INSN_NOREG && !has_seg(in)) {
         check_near(t, in->base, NO_REG, 0, (int32_t)in->disp, size, write, word);
-        operand_near(t, in->base, NO_REG, 0, (int32_t)in->disp, m);
-        return;
-    }
-    /* One more addition is as good as reading the tag again, where the registers are at hand. */
-    unsigned b = in->base < INSN_NOREG ? jit_host_reg[in->base] : NO_REG;
-    unsigned x = in->index < INSN_NOREG ? jit_host_reg[in->index] : NO_REG;
-    bool again = !has_seg(in) && !in->rip_rel && x != NO_REG &&
-                 (in->base >= INSN_NOREG || b != NO_REG);
-    uint8_t *retry = t->hot.p;
-    tr_ea(t, in);
-    struct stub *s = tr_check(t, size, write, word, !again);
-    s->retry = retry;
-    if (again) {
-        e_lea(&t->hot, S1, b, x, in->scale, (int32_t)in->disp);
+    } else {
+        uint8_t *retry = t->hot.p;
+        tr_ea(t, in);
+        tr_check(t, retry, size, write, word);
     }
     *m = mop_mem(S1, RAX, 0);
 }
@@ -297,9 +268,7 @@ unsigned tr_scratch(struct tr *t, struct mop *m)
     if (!m->mem || m->base != S1) {
         return S1;
     }
-    if (m->index == RAX) {
-        tr_collapse(t, m);
-    }
+    tr_collapse(t, m);
     t->s0_group = -1;
     return RAX;
 }

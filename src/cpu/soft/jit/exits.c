@@ -262,11 +262,7 @@ static void stub_slow(struct tr *t, const struct stub *s)
     if (!(s->word & SITE_GROUP)) {
         e_patch(e_jcc(a, CC_B), s->retry);
         uint8_t *done = e_jcc_short(a, CC_E);
-        if (s->const_ea) {
-            e_const(a, S1, s->ea & ~(MEM_PAGE_SIZE - 1));
-        } else {
-            e_load(a, S1, offsetof(struct scpu, jit_va));
-        }
+        e_load(a, S1, offsetof(struct scpu, jit_va));
         e_load(a, RAX, offsetof(struct scpu, jit_tmp));
         e_jmp_to(a, s->resume);
         e_patch_short(done, a->p);

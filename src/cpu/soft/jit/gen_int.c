@@ -268,6 +268,15 @@ void gen_shd(struct tr *t, struct jinsn *ji)
     emit_form(t, ji, &f);
 }
 
+/* S0 = which word of the bit string. */
+static void bit_word(struct tr *t, const struct jinsn *ji)
+{
+    unsigned off = tr_read(t, ji->in.reg, RAX);
+    e_rr(&t->hot, E_W, ji->size == 8 ? 0x8b : 0x63, RAX, off);
+    e_rr(&t->hot, E_W, 0xc1, 7, RAX);
+    e8(&t->hot, ji->size == 8 ? 6 : 5);
+}
+
 /* The bit string of BT with a register offset reaches anywhere: the check is where the bit is. */
 static void bt_string(struct tr *t, struct jinsn *ji)
 {
@@ -278,25 +287,18 @@ static void bt_string(struct tr *t, struct jinsn *ji)
     tr_flags_clobber(t);
     uint8_t *retry = a->p;
     tr_ea(t, in);
-    unsigned off = tr_read(t, in->reg, RAX);
-    if (ji->size == 8) { /* eax = offset / bits of the operand */
-        e_rr(a, E_W, 0x8b, RAX, off);
-    } else {
-        e_rr(a, E_W, 0x63, RAX, off);
-    }
-    e_rr(a, E_W, 0xc1, 7, RAX);
-    e8(a, log + 3);
+    bit_word(t, ji);
     e_lea(a, S1, S1, RAX, log, 0);
-    struct stub *s = tr_check(t, ji->size, write, write ? SITE_CUR_W : 0, false);
-    s->retry = retry;
-    e_store(a, RAX, offsetof(struct scpu, jit_tmp));
-    tr_ea(t, in);
-    e_load(a, RAX, offsetof(struct scpu, jit_tmp));
+    tr_check(t, retry, ji->size, write, write ? SITE_CUR_W : 0);
+    /* Back from where the bit is to the operand, since the host's instruction adds that again. */
     e_lea(a, S1, S1, RAX, 0, 0);
+    bit_word(t, ji);
+    e_rr(a, E_W, 0xf7, 3, RAX); /* neg */
+    e_lea(a, S1, S1, RAX, log, 0);
     t->s0_group = -1;
     tr_flags_to_host(t);
     struct mop m = mop_mem(S1, NO_REG, 0);
-    off = tr_read(t, in->reg, RAX);
+    unsigned off = tr_read(t, in->reg, RAX);
     e_op(a, size_how(ji->size) | E_0F | (in->lock ? E_LOCK : 0), in->opcode, off, &m);
 }
 

@@ -30,8 +30,8 @@ static void put_legacy(struct asmb *a, const struct insn *in, const struct names
     e_op(a, how, in->opcode, n->reg, &n->m);
 }
 
-/* Behind an x87 instruction, which has not faulted: what FNSTENV would show of it. Its operand is
- * at S1, with the addend in S0. */
+/* Behind an x87 instruction, which has not faulted: what FNSTENV would show of it. S1 is the host
+ * address of its operand. */
 static void note_x87(struct tr *t, const struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
@@ -41,8 +41,7 @@ static void note_x87(struct tr *t, const struct jinsn *ji)
                               .seg = ji->in.seg};
     if (ji->in.is_mem) {
         e_store(a, S1, offsetof(struct scpu, x87_last.host));
-        e_rr(a, E_W, 0xf7, 2, RAX); /* not rax */
-        e_lea(a, S1, S1, RAX, 0, 1);
+        tr_ea(t, &ji->in);
         e_store(a, S1, offsetof(struct scpu, x87_last.va));
     }
     e_const(a, RAX, (uint64_t)(uintptr_t)site);

@@ -96,7 +96,7 @@ typedef uint64_t jit_enter_fn(struct scpu *c, void *code);
 enum jit_result {
     JIT_RETRY,  /* what could not be done can be done now */
     JIT_DONE,   /* the instruction has been done */
-    JIT_ADDEND, /* jit_on_slow: c->jit_tmp makes a host address of c->jit_va */
+    JIT_COPY,   /* jit_on_slow: a copy of the operand is at offset jit_va of page jit_tmp */
     JIT_LEAVE,  /* back to C */
 };
 typedef uint32_t jit_callee(struct scpu *c, uint64_t va, const uint32_t *site);
@@ -173,6 +173,7 @@ struct jinsn {
     int32_t moves_by;          /* adds this constant to moves_reg */
     uint8_t moves_reg;         /* NO_REG: none */
     int8_t group;              /* -1: none */
+    int64_t group_at;          /* offset of its access from the registers at the first one */
     /* Filled while it is emitted. */
     uint8_t *hot_end;
     uint8_t fl_after;
@@ -219,7 +220,7 @@ struct tr {
     unsigned n_groups;
     enum flags_at fl;
     struct recipe recipe;
-    int8_t s0_group; /* S0 holds this group's addend; -1: something else */
+    int8_t s0_group; /* S0 holds where this group is; -1: something else */
     bool fpu_known;
     uint64_t next_va; /* after the last instruction */
     struct stub stub[JIT_MAX_STUBS];
@@ -260,9 +261,9 @@ void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m);
 void tr_collapse(struct tr *t, struct mop *m);
 /* S1 = effective address of in's memory operand. */
 void tr_ea(struct tr *t, const struct insn *in);
-/* A check of S1, which holds a linear address; afterwards S0 is the addend, and S1 is lost unless
- * keep. word: SITE_* beside the instruction and the span. The caller sets retry in the stub. */
-struct stub *tr_check(struct tr *t, unsigned span, bool write, uint32_t word, bool keep);
+/* A check of S1, which holds a linear address; afterwards S0 is the page's host address and S1 the
+ * offset in it. retry: where S1 was computed; word: SITE_* beside the instruction and the span. */
+void tr_check(struct tr *t, uint8_t *retry, unsigned span, bool write, uint32_t word);
 /* Register in which guest register g can be read: its own, or scratch, loaded. */
 unsigned tr_read(struct tr *t, unsigned g, unsigned scratch);
 /* Where it can be written, then tr_wrote. */

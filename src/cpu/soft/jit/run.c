@@ -186,8 +186,8 @@ static bool read_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t w
     uint8_t *b = c->bounce + (va & 63);
     native_copy(b, first, n);
     native_copy(b + n, second, span - n);
-    c->jit_va = va;
-    c->jit_tmp = (uint64_t)(uintptr_t)b - va;
+    c->jit_va = va & (MEM_PAGE_SIZE - 1);
+    c->jit_tmp = (uint64_t)(uintptr_t)b - c->jit_va;
     return true;
 }
 
@@ -201,9 +201,9 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
     bool filled = !tb->dead && fill(c, va, span, word);
     if (filled || read_crossing(c, va, span, word)) {
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
-            return filled ? JIT_RETRY : JIT_ADDEND;
+            return filled ? JIT_RETRY : JIT_COPY;
         }
-        /* Addends of other groups may be old. */
+        /* Other groups may be elsewhere now. */
         c->irq_shadow |= (tb->pcs[word & 0xff].ip & TPC_SHADOW) != 0;
         return leave(c, INSN_JUMP);
     }

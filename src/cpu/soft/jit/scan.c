@@ -495,6 +495,7 @@ static void join_group(struct tr *t, unsigned n)
         struct group *gr = &t->group[g];
         int64_t nlo = MIN(gr->lo, lo + gr->moved), nhi = MAX(gr->hi, hi + gr->moved);
         if (nhi - nlo <= GROUP_SPAN && nlo == (int32_t)nlo) {
+            ji->group_at = lo + gr->moved;
             gr->lo = nlo;
             gr->hi = nhi;
             gr->n++;
@@ -515,6 +516,7 @@ static void join_group(struct tr *t, unsigned n)
                                                .open = true,
                                                .first = n};
         ji->group = (int8_t)t->n_groups++;
+        ji->group_at = lo;
     }
 }
 
