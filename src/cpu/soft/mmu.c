@@ -352,7 +352,8 @@ static void tlb_fill(struct scpu *c, const struct walk *w, enum tlb_kind kind,
     unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
     struct tlb_entry *e = &c->tlb[w->idx][kind][index];
     struct tlb_log *log = &c->tlb_log[w->global];
-    if (kind == TLB_W && e->tag != TLB_INVALID(index)) {
+    if (kind == TLB_W && e->tag != TLB_INVALID(index) &&
+        e->tag != (w->va & ~(MEM_PAGE_SIZE - 1))) {
         c->tlb_gen++; /* nobody sees the old entry any more: soft_code_settle */
     }
     __atomic_store_n(&e->tag, TLB_INVALID(index), __ATOMIC_RELAXED);

@@ -237,7 +237,8 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
     }
     tr_flags_clobber(t);
     /* Behind an instruction that is in a group by its other access, this check was not done. */
-    uint32_t word = (write ? SITE_CUR_W : 0) | (ji->group >= 0 ? SITE_GROUP : 0);
+    uint32_t word = (write ? SITE_CUR_W : 0) | (ji->group >= 0 ? SITE_GROUP : 0) |
+                    (ji->pure_store && ji->group < 0 ? SITE_STORE : 0);
     if (is_const(in)) {
         uint64_t ea = const_ea(t, in);
         if ((ea & (MEM_PAGE_SIZE - 1)) + size <= MEM_PAGE_SIZE) {

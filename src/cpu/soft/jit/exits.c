@@ -244,6 +244,25 @@ static void call_thunk(struct tr *t, uint32_t thunk, uint32_t word)
     e32(&t->cold, word);
 }
 
+/* The instruction once more, on a copy of its operand that jit_on_store then puts in place. */
+static void store_copy(struct tr *t, const struct stub *s)
+{
+    struct asmb *a = &t->cold;
+    const struct jinsn *ji = &t->insn[s->insn];
+    bool in_host = ji->fl_after == FL_HOST || ji->fl_after == FL_BOTH;
+    size_t n = (size_t)(ji->hot_end - s->resume);
+    native_copy(a->p, s->resume, n);
+    a->p += n;
+    if (in_host) {
+        tr_flags_save(a);
+    }
+    call_thunk(t, t->j->thunk.store, ji->ip + ji->in.len);
+    if (in_host) {
+        tr_flags_restore(a);
+    }
+    e_jmp_to(a, ji->hot_end);
+}
+
 static void stub_slow(struct tr *t, const struct stub *s)
 {
     struct asmb *a = &t->cold;
@@ -261,11 +280,15 @@ static void stub_slow(struct tr *t, const struct stub *s)
     call_thunk(t, t->j->thunk.slow, s->word);
     if (!(s->word & SITE_GROUP)) {
         e_patch(e_jcc(a, CC_B), s->retry);
-        uint8_t *done = e_jcc_short(a, CC_E);
+        uint8_t *done = e_jcc(a, CC_E);
         e_load(a, S1, offsetof(struct scpu, jit_va));
         e_load(a, RAX, offsetof(struct scpu, jit_tmp));
-        e_jmp_to(a, s->resume);
-        e_patch_short(done, a->p);
+        if (s->word & SITE_STORE) {
+            store_copy(t, s);
+        } else {
+            e_jmp_to(a, s->resume);
+        }
+        e_patch(done, a->p);
         if (ji->fl_after == FL_HOST || ji->fl_after == FL_BOTH) {
             tr_flags_restore(a);
         }

@@ -73,7 +73,7 @@ struct jpage {
 struct jit_thunks {
     uint32_t enter, leave; /* from C; to C with rax as it is */
     uint32_t exit;         /* called; returns the address after the call to C */
-    uint32_t slow, help, native, jump, fpu, shadow;
+    uint32_t slow, help, native, jump, fpu, shadow, store;
     uint32_t end; /* as help, but goes on in the next block's code */
     uint32_t fault;
 };
@@ -100,7 +100,8 @@ enum jit_result {
     JIT_LEAVE,  /* back to C */
 };
 typedef uint32_t jit_callee(struct scpu *c, uint64_t va, const uint32_t *site);
-jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu, jit_on_shadow;
+jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu, jit_on_shadow,
+    jit_on_store;
 /* For the last instruction of a block. Code to go on with, NULL: back to C. */
 void *jit_on_end(struct scpu *c, uint64_t va, const uint32_t *site);
 void jit_on_fault(struct scpu *c);
@@ -112,6 +113,7 @@ void jit_on_fault(struct scpu *c);
 #define SITE_CUR_W     (1u << 21)            /* this instruction writes */
 #define SITE_GROUP     (1u << 22)            /* for several instructions: no return behind it */
 #define SITE_ALIGNED   (1u << 23)            /* 16 bytes, or #GP before anything else */
+#define SITE_STORE     (1u << 24)            /* only writes, and cannot fault: may go to a copy */
 /* The word of jit_on_help and jit_on_native: offset of a struct jhelp in the arena. */
 struct jhelp {
     struct insn in;
@@ -162,6 +164,7 @@ struct jinsn {
     uint8_t flags;             /* EF_* */
     uint8_t size;              /* bytes of the operands */
     bool end;                  /* nothing of the block follows */
+    bool pure_store;           /* of its memory operand; it cannot fault otherwise */
     bool may_fault;            /* the host may fault in it */
     bool fpu;
     /* Its access relative to registers, if that is all there is to its address. */

@@ -191,6 +191,35 @@ static bool read_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t w
     return true;
 }
 
+/* The same for an instruction that only writes: what it writes goes into place afterwards. */
+static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
+{
+    if (!(word & SITE_STORE) || (va & (MEM_PAGE_SIZE - 1)) + span <= MEM_PAGE_SIZE ||
+        !soft_canonical(c, va) || !soft_canonical(c, va + span - 1)) {
+        return false;
+    }
+    unsigned n = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
+    if (soft_ram_ptr(c, va, n, true) == NULL || soft_ram_ptr(c, va + n, span - n, true) == NULL) {
+        return false;
+    }
+    const uint8_t *b = soft_access(c, va, span, false, true);
+    if (b == NULL) {
+        return false;
+    }
+    c->jit_va = va & (MEM_PAGE_SIZE - 1);
+    c->jit_tmp = (uint64_t)(uintptr_t)b - c->jit_va;
+    return true;
+}
+
+uint32_t jit_on_store(struct scpu *c, uint64_t va, const uint32_t *site)
+{
+    const struct tblock *tb = block_of(c, site);
+    uint32_t tlb_gen = c->tlb_gen;
+    (void)va;
+    c->next_rip = tb->va + site[1];
+    return after(c, tb, soft_access_end(c), tlb_gen);
+}
+
 uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     struct tblock *tb = block_of(c, site);
@@ -199,10 +228,11 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
     uint32_t ip = tb->pcs[word & 0xff].ip & TPC_IP;
     c->rip = tb->va + ip;
     bool filled = !tb->dead && fill(c, va, span, word);
-    if (filled || read_crossing(c, va, span, word)) {
+    if (filled || read_crossing(c, va, span, word) || write_crossing(c, va, span, word)) {
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
             return filled ? JIT_RETRY : JIT_COPY;
         }
+        c->access_open = false; /* nothing has been written to the copy yet */
         /* Other groups may be elsewhere now. */
         c->irq_shadow |= (tb->pcs[word & 0xff].ip & TPC_SHADOW) != 0;
         return leave(c, INSN_JUMP);

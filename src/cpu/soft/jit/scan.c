@@ -446,6 +446,9 @@ static void describe_native(struct tr *t, struct jinsn *ji)
     ji->writes |= (d->flags & ND_OUT_RCX) ? BIT(X86_RCX) : 0;
     ji->writes |= (d->flags & ND_OUT_RAX) ? BIT(X86_RAX) : 0;
     ji->access_w = (d->flags & ND_MEM_W) != 0;
+    /* Conversions to half precision may raise #XM. */
+    ji->pure_store = ji->access_w && !(d->flags & ND_MEM_R) && d->align == 0 &&
+                     d->cls != NC_X87 && in->map != MAP_0F3A;
     find_access(ji, d->mem_len);
 }
 
@@ -464,6 +467,8 @@ static void describe(struct tr *t, struct jinsn *ji)
     ji->size = (uint8_t)op_size(ji);
     kinds[ji->row->kind].scan(ji);
     ji->gen = kinds[ji->row->kind].gen;
+    ji->pure_store = ji->in.is_mem && ji->access_w &&
+                     (ji->row->kind == K_MOV || ji->row->kind == K_MOVIMM);
     uint8_t kind = ji->row->kind;
     bool offset = kind == K_BT && ji->in.opcode != 0xba;
     if (kind != K_LEA && kind != K_NOP && !offset) {

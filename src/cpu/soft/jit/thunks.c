@@ -146,7 +146,8 @@ void jit_make_thunks(struct jit *j)
         jit_callee *fn;
     } calls[] = {{&t->slow, jit_on_slow},     {&t->help, jit_on_help},
                  {&t->native, jit_on_native}, {&t->jump, jit_on_jump},
-                 {&t->fpu, jit_on_fpu},       {&t->shadow, jit_on_shadow}};
+                 {&t->fpu, jit_on_fpu},       {&t->shadow, jit_on_shadow},
+                 {&t->store, jit_on_store}};
     for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
         *calls[i].at = begin(j, &a);
         make_call(&a, calls[i].fn, j->rw + t->leave);
