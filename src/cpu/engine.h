@@ -75,7 +75,7 @@ struct engine_stats {
     uint64_t code_invalidations, tlb_flushes, blocks_decoded, native_stubs;
     uint64_t blocks_translated, code_flushes; /* translator: blocks, times all were dropped */
     uint64_t jit_slow, jit_helped; /* instructions that translated code left to handlers */
-    uint64_t engine_bytes; /* tables and caches of this vCPU in host memory */
+    uint64_t engine_bytes;         /* tables and caches of this vCPU in host memory */
 };
 
 struct engine_probe {
@@ -138,7 +138,7 @@ extern const struct engine_ops engine_soft;
 extern const struct engine_ops engine_interp; /* the same without its translator */
 extern const struct engine_ops engine_kvm;
 
-/* By name "soft", "interp", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err if unknown
- * or unusable. */
+/* By name "soft", "interp", "kvm", or "auto" (probes; *ret_why says the reason). NULL and err
+ * if unknown or unusable. */
 const struct engine_ops *engine_find(const char *name, char *ret_why, size_t why_len,
                                      struct err *err);

@@ -57,7 +57,7 @@ struct dt_result {
 /* ---- what both sides share: common.c, and difftest.c ---- */
 uint64_t dt_random(uint64_t *state);
 void dt_fill_data(uint8_t *data, const struct dt_case *k); /* DT_DATA_BYTES */
-extern uint64_t dt_xcr0; /* components of the guest and of the images */
+extern uint64_t dt_xcr0;     /* components of the guest and of the images */
 uint64_t dt_host_xcr0(void); /* what dt_xcr0 can be on this host; 0: nothing */
 /* Offset and length of a component (2 to 7) in the host's standard format: CPUID 0Dh. */
 unsigned dt_component(unsigned i, unsigned *ret_len);

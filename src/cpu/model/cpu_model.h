@@ -21,13 +21,13 @@ struct cpu_model {
     struct cpuid_leaf leaves[CPU_MODEL_MAX_LEAVES];
     unsigned n_leaves;
     unsigned at_extended; /* index of leaf 8000_0001 */
-    uint64_t xcr0_mask; /* XSAVE components the guest may enable */
+    uint64_t xcr0_mask;   /* XSAVE components the guest may enable */
     uint32_t xsave_bytes;
     unsigned phys_bits, lin_bits;
     uint64_t tsc_khz;
     bool is_amd; /* vendor behaviour: SYSRET, SYSENTER in long mode, segment loads */
     bool has_1g_pages;
-    bool soft;   /* made for the software engine */
+    bool soft; /* made for the software engine */
 };
 
 /* soft: restrict to what the software engine implements. n_cpus for topology leaves. */

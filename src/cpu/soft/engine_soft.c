@@ -58,11 +58,11 @@ static void mem_was_written(void *opaque, const struct mem_slot *slot, uint64_t 
 
 /* ---- tuning ---- */
 
-/* Code memory for a VM is shared out among its vCPUs: all tables of a VM stay below 64 MiB up to
- * 16 vCPUs, and none gets less than what a busy process needs. */
-#define CODE_BYTES_VM  (32 * MIB)
-#define CODE_BYTES_MAX (16 * MIB)
-#define CODE_BYTES_MIN MIB
+/* Code memory for a VM is shared out among its vCPUs: all tables of a VM stay below 64 MiB up
+ * to 16 vCPUs, and none gets less than what a busy process needs. */
+#define CODE_BYTES_VM       (32 * MIB)
+#define CODE_BYTES_MAX      (16 * MIB)
+#define CODE_BYTES_MIN      MIB
 #define CODE_BYTES_TUNE_MIN (256 * KIB)
 
 static bool tuning_set(struct soft_tuning *t, const char *name, size_t len, uint64_t v)
@@ -93,8 +93,8 @@ static int tuning_read(struct soft_tuning *t, bool jit, unsigned n_cpus, struct 
         char value[32];
         uint64_t v;
         if (name >= all || all - name - 1 >= sizeof(value)) {
-            return ERR(err, USAGE, EINVAL, "VIVARIUM_SOFT: '%.*s' is not NAME=NUMBER",
-                       (int)all, text);
+            return ERR(err, USAGE, EINVAL, "VIVARIUM_SOFT: '%.*s' is not NAME=NUMBER", (int)all,
+                       text);
         }
         memcpy(value, text + name + 1, all - name - 1);
         value[all - name - 1] = 0;

@@ -45,8 +45,7 @@ static inline void *mode_sys_ptr(struct scpu *c, enum tlb_kind kind, uint64_t va
     bool smap = (c->cr4 & CR4_SMAP) && (c->cr0 & CR0_PG);
     const struct tlb_entry *e =
         &c->tlb[smap ? MMU_SMAP : MMU_KERNEL][kind][(va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1)];
-    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? tlb_host(e, va)
-                                                         : NULL;
+    return likely((va ^ e->tag) <= MEM_PAGE_SIZE - size) ? tlb_host(e, va) : NULL;
 }
 
 static inline uint64_t mode_load(const void *p)

@@ -10,8 +10,8 @@
 #pragma once
 
 #include "base/err.h"
-#include "cpu/soft/soft.h"
 #include "cpu/soft/native_table.h"
+#include "cpu/soft/soft.h"
 #include "cpu/soft/uop.h"
 
 /* ---- for the decoder ---- */

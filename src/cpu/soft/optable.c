@@ -275,18 +275,30 @@ static const struct opcode grp7_mem[8] = {
 static const struct opcode row_ud = UD;
 /* 0F 01 with a register modrm, by the whole byte less C0h. */
 static const struct opcode grp7_reg[64] = {
-    [0x01] = OP(soft_insn_vmcall, M),       [0x08] = OP(soft_insn_monitor, M),
-    [0x09] = OP(soft_insn_mwait, M | END),  [0x0a] = OPK(soft_insn_clac, M | END, K_SMAP),
-    [0x0b] = OPK(soft_insn_stac, M | END, K_SMAP),   [0x10] = OP(soft_insn_xgetbv, M),
-    [0x11] = OP(soft_insn_xsetbv, M | END), [0x19] = OP(soft_insn_vmmcall, M),
-    [0x20] = OP(soft_insn_smsw, M),         [0x21] = OP(soft_insn_smsw, M),
-    [0x22] = OP(soft_insn_smsw, M),         [0x23] = OP(soft_insn_smsw, M),
-    [0x24] = OP(soft_insn_smsw, M),         [0x25] = OP(soft_insn_smsw, M),
-    [0x26] = OP(soft_insn_smsw, M),         [0x27] = OP(soft_insn_smsw, M),
-    [0x30] = OP(soft_insn_lmsw, M | END),   [0x31] = OP(soft_insn_lmsw, M | END),
-    [0x32] = OP(soft_insn_lmsw, M | END),   [0x33] = OP(soft_insn_lmsw, M | END),
-    [0x34] = OP(soft_insn_lmsw, M | END),   [0x35] = OP(soft_insn_lmsw, M | END),
-    [0x36] = OP(soft_insn_lmsw, M | END),   [0x37] = OP(soft_insn_lmsw, M | END),
+    [0x01] = OP(soft_insn_vmcall, M),
+    [0x08] = OP(soft_insn_monitor, M),
+    [0x09] = OP(soft_insn_mwait, M | END),
+    [0x0a] = OPK(soft_insn_clac, M | END, K_SMAP),
+    [0x0b] = OPK(soft_insn_stac, M | END, K_SMAP),
+    [0x10] = OP(soft_insn_xgetbv, M),
+    [0x11] = OP(soft_insn_xsetbv, M | END),
+    [0x19] = OP(soft_insn_vmmcall, M),
+    [0x20] = OP(soft_insn_smsw, M),
+    [0x21] = OP(soft_insn_smsw, M),
+    [0x22] = OP(soft_insn_smsw, M),
+    [0x23] = OP(soft_insn_smsw, M),
+    [0x24] = OP(soft_insn_smsw, M),
+    [0x25] = OP(soft_insn_smsw, M),
+    [0x26] = OP(soft_insn_smsw, M),
+    [0x27] = OP(soft_insn_smsw, M),
+    [0x30] = OP(soft_insn_lmsw, M | END),
+    [0x31] = OP(soft_insn_lmsw, M | END),
+    [0x32] = OP(soft_insn_lmsw, M | END),
+    [0x33] = OP(soft_insn_lmsw, M | END),
+    [0x34] = OP(soft_insn_lmsw, M | END),
+    [0x35] = OP(soft_insn_lmsw, M | END),
+    [0x36] = OP(soft_insn_lmsw, M | END),
+    [0x37] = OP(soft_insn_lmsw, M | END),
     [0x38] = OPK(soft_insn_swapgs, M, K_SWAPGS),
     [0x39] = OPK(soft_insn_rdtscp, M, K_RDTSCP),
 };
@@ -296,7 +308,8 @@ static const struct opcode *resolve_0f01(const struct insn *in)
 }
 
 static const struct opcode row_rdpid = OP(soft_insn_rdpid, M);
-static const struct opcode row_cmpxchg8b = OPK(soft_op_cmpxchg8b, M | LK | OP_MEMONLY, K_CMPXCHG8B);
+static const struct opcode row_cmpxchg8b =
+    OPK(soft_op_cmpxchg8b, M | LK | OP_MEMONLY, K_CMPXCHG8B);
 static const struct opcode row_native = NATIVE;
 static const struct opcode *resolve_0fc7(const struct insn *in)
 {

@@ -35,9 +35,9 @@ enum {
     MODE_VM86 = 1 << 5,
     MODE_LMA = 1 << 6,  /* EFER.LMA (long or compatibility) */
     MODE_SMAP = 1 << 7, /* SMAP is in force for ordinary accesses (CPL below 3) */
-    MODE_TS = 1 << 8,  /* CR0.TS: vector and x87 use raises #NM */
-    MODE_EM = 1 << 9,  /* CR0.EM */
-    MODE_MP = 1 << 10, /* CR0.MP (WAIT) */
+    MODE_TS = 1 << 8,   /* CR0.TS: vector and x87 use raises #NM */
+    MODE_EM = 1 << 9,   /* CR0.EM */
+    MODE_MP = 1 << 10,  /* CR0.MP (WAIT) */
     MODE_OSFXSR = 1 << 11,
     MODE_OSXSAVE = 1 << 12,
     MODE_AVX = 1 << 13, /* XCR0 has SSE and AVX */
@@ -291,8 +291,9 @@ struct scpu {
 
     /* The translating tier: jit/. gs is the base of this struct while its code runs. */
     struct scpu *self;
-    struct jit *jit;            /* NULL: interpreter only */
-    uint64_t jit_slot[JIT_SLOTS]; /* where the groups of accesses of a block are in host memory */
+    struct jit *jit; /* NULL: interpreter only */
+    uint64_t
+        jit_slot[JIT_SLOTS]; /* where the groups of accesses of a block are in host memory */
     uint64_t jit_tmp, jit_va;
     struct {
         const struct x87_site *op, *mem_op; /* NULL: nothing since they were looked at */
@@ -316,8 +317,8 @@ enum {
     SOFT_REQ_NMI = 1 << 2,
     SOFT_REQ_INIT = 1 << 3,
     SOFT_REQ_SIPI = 1 << 4,
-    SOFT_REQ_CODE = 1 << 5, /* a page became code: drop write entries */
-    SOFT_REQ_STOP = 1 << 6, /* another vCPU wants everyone out of the inner loop */
+    SOFT_REQ_CODE = 1 << 5,  /* a page became code: drop write entries */
+    SOFT_REQ_STOP = 1 << 6,  /* another vCPU wants everyone out of the inner loop */
     SOFT_REQ_STALE = 1 << 7, /* decoded code was overwritten: soft_vm.stale */
 };
 

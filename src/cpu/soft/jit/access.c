@@ -2,21 +2,22 @@
  * The guest's registers and memory in translated code.
  *
  * An access looks its page up in the TLB of struct scpu: one comparison finds that the page is
- * there, that the access does not cross its end, and that the rights allow it; the rest is out of
- * line (stubs in exits.c, jit_on_slow). It leaves the page's host address in one scratch register
- * and the offset in it in the other, which are the operand of the guest's own instruction.
+ * there, that the access does not cross its end, and that the rights allow it; the rest is out
+ * of line (stubs in exits.c, jit_on_slow). It leaves the page's host address in one scratch
+ * register and the offset in it in the other, which are the operand of the guest's own
+ * instruction.
  *
- * Accesses of a block near the same unchanged registers (a group) are checked once, with the first
- * of them; the others find where they go in scpu.jit_slot.
+ * Accesses of a block near the same unchanged registers (a group) are checked once, with the
+ * first of them; the others find where they go in scpu.jit_slot.
  */
 #include "cpu/soft/jit/jit_int.h"
 
 /* RAX, R11 and RSP of the host are ours; guest RAX and RSP live elsewhere, and three registers
  * that compilers use last live in memory. RCX is in place for shifts, RDX for products. */
 const uint8_t jit_host_reg[16] = {
-    [X86_RAX] = R10, [X86_RCX] = RCX, [X86_RDX] = RDX, [X86_RBX] = RBX,
-    [X86_RSP] = R14, [X86_RBP] = RBP, [X86_RSI] = RSI, [X86_RDI] = RDI,
-    [X86_R8] = R8,   [X86_R9] = R9,   [X86_R10] = R15, [X86_R11] = NO_REG,
+    [X86_RAX] = R10, [X86_RCX] = RCX, [X86_RDX] = RDX,    [X86_RBX] = RBX,
+    [X86_RSP] = R14, [X86_RBP] = RBP, [X86_RSI] = RSI,    [X86_RDI] = RDI,
+    [X86_R8] = R8,   [X86_R9] = R9,   [X86_R10] = R15,    [X86_R11] = NO_REG,
     [X86_R12] = R12, [X86_R13] = R13, [X86_R14] = NO_REG, [X86_R15] = NO_REG,
 };
 
@@ -137,7 +138,8 @@ void tr_check(struct tr *t, uint8_t *retry, unsigned span, bool write, uint32_t 
     s->tlb_off = off;
     s->retry = retry;
     s->word = word | SITE_INSN(t->cur) | SITE_SPAN(span) | (write ? SITE_W : 0);
-    struct mop page = mop_mem(RAX, NO_REG, (int32_t)off + (int32_t)offsetof(struct tlb_entry, page));
+    struct mop page =
+        mop_mem(RAX, NO_REG, (int32_t)off + (int32_t)offsetof(struct tlb_entry, page));
     e_op(a, E_W | E_GS, 0x8b, RAX, &page);
     s->resume = a->p;
     t->s0_group = -1;

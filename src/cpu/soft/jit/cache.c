@@ -3,8 +3,8 @@
  * and how they go.
  *
  * A block is keyed by physical address, virtual address and mode. It is dropped when the
- * generation of its page changes: whoever writes to decoded code changes that, notes the page in
- * vm->stale and asks every vCPU to look (soft_code_changed), which each does before it runs
+ * generation of its page changes: whoever writes to decoded code changes that, notes the page
+ * in vm->stale and asks every vCPU to look (soft_code_changed), which each does before it runs
  * another block after its next poll. Dropping turns the block's entry into an exit and takes
  * back the branches that were linked to it; its memory is used again only after all of it has
  * been flushed, which is also what happens when there is no more room.
@@ -227,8 +227,8 @@ struct tblock *jit_lookup(struct jit *j, uint64_t pa, uint64_t va, uint32_t mode
     return NULL;
 }
 
-/* Whether the second page of a block is where and what it was; then its entry may be passed until
- * code is mapped elsewhere again. */
+/* Whether the second page of a block is where and what it was; then its entry may be passed
+ * until code is mapped elsewhere again. */
 static bool second_page_holds(struct scpu *c, struct tblock *tb)
 {
     const struct itlb_entry *e = soft_fetch_page(c, (tb->va | (MEM_PAGE_SIZE - 1)) + 1);
@@ -264,8 +264,8 @@ struct tblock *jit_find(struct scpu *c)
         return NULL;
     }
     if (tb->gen != atomic_load_relaxed_u32(&tb->page->gen) ||
-        (tb->page2 != NULL && (tb->gen2 != atomic_load_relaxed_u32(&tb->page2->gen) ||
-                               !second_page_holds(c, tb)))) {
+        (tb->page2 != NULL &&
+         (tb->gen2 != atomic_load_relaxed_u32(&tb->page2->gen) || !second_page_holds(c, tb)))) {
         jit_kill(j, tb);
         return NULL;
     }

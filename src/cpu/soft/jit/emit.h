@@ -109,16 +109,16 @@ static inline unsigned mop_rex(const struct mop *m)
 }
 
 enum {
-    E_W = 1,       /* REX.W */
-    E_66 = 2,      /* operand-size prefix */
+    E_W = 1,  /* REX.W */
+    E_66 = 2, /* operand-size prefix */
     E_F2 = 4,
     E_F3 = 8,
     E_LOCK = 16,
-    E_REX = 32,    /* REX even if empty: SPL, BPL, SIL, DIL */
-    E_0F = 64,     /* opcode maps */
+    E_REX = 32, /* REX even if empty: SPL, BPL, SIL, DIL */
+    E_0F = 64,  /* opcode maps */
     E_0F38 = 128,
     E_0F3A = 256,
-    E_GS = 512,    /* memory operand is a field of struct scpu */
+    E_GS = 512, /* memory operand is a field of struct scpu */
 };
 
 /* A legacy-encoded instruction, without immediate. reg: register or opcode extension. */

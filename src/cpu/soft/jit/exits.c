@@ -3,9 +3,9 @@
  *
  * A branch to a known address becomes a jump that first goes to a stub, which asks jit_run for
  * the block there, and later straight to that block. Within a page that is all; to another page
- * the jump first compares the epoch of its half of the address space, which changes whenever code
- * may be mapped elsewhere. A branch back looks for requests of other threads, and so does an
- * indirect one by its way through the table of targets: a loop has one of the two.
+ * the jump first compares the epoch of its half of the address space, which changes whenever
+ * code may be mapped elsewhere. A branch back looks for requests of other threads, and so does
+ * an indirect one by its way through the table of targets: a loop has one of the two.
  */
 #include "cpu/soft/jit/jit_int.h"
 
@@ -154,11 +154,12 @@ void gen_call(struct tr *t, struct jinsn *ji)
 
 static size_t target_off(enum mmu_index mmu)
 {
-    return offsetof(struct scpu, jit_jc) + (size_t)mmu * JIT_JC_SIZE * sizeof(struct jit_jc_entry);
+    return offsetof(struct scpu, jit_jc) +
+           (size_t)mmu * JIT_JC_SIZE * sizeof(struct jit_jc_entry);
 }
 
-/* Looks the address in S1 up in the table of targets; S0 = offset of its entry. A target that is
- * not there, or no address at all, is left to jit_on_jump with nothing changed yet. */
+/* Looks the address in S1 up in the table of targets; S0 = offset of its entry. A target that
+ * is not there, or no address at all, is left to jit_on_jump with nothing changed yet. */
 static struct stub *find_target(struct tr *t)
 {
     struct asmb *a = &t->hot;

@@ -16,8 +16,8 @@
 
 void tr_flags_save(struct asmb *a)
 {
-    e8(a, 0x9f);                  /* lahf */
-    e_rr(a, E_0F, 0x90, 0, RAX);  /* seto al */
+    e8(a, 0x9f);                 /* lahf */
+    e_rr(a, E_0F, 0x90, 0, RAX); /* seto al */
     e_gs(a, E_66, 0x89, RAX, OFF_AFLAGS);
 }
 
@@ -82,8 +82,8 @@ static uint16_t recipe_regs(const struct recipe *r)
 
 static bool make_recipe(const struct jinsn *ji, struct recipe *r)
 {
-    static const uint8_t of_alu[8] = {RECIPE_ADD, RECIPE_TEST, RECIPE_NONE, RECIPE_NONE,
-                                      RECIPE_TEST, RECIPE_SUB, RECIPE_TEST, RECIPE_CMP};
+    static const uint8_t of_alu[8] = {RECIPE_ADD,  RECIPE_TEST, RECIPE_NONE, RECIPE_NONE,
+                                      RECIPE_TEST, RECIPE_SUB,  RECIPE_TEST, RECIPE_CMP};
     const struct insn *in = &ji->in;
     if (ji->row == NULL || in->is_mem) {
         return false;
@@ -188,7 +188,8 @@ void tr_flags_written(struct tr *t, const struct jinsn *ji)
         if (!(ji->flags & EF_ALL) || !make_recipe(ji, &t->recipe)) {
             t->recipe.op = RECIPE_NONE;
         }
-    } else if (t->recipe.op != RECIPE_NONE && ((ji->writes | moved) & recipe_regs(&t->recipe))) {
+    } else if (t->recipe.op != RECIPE_NONE &&
+               ((ji->writes | moved) & recipe_regs(&t->recipe))) {
         t->recipe.op = RECIPE_NONE;
     }
 }

@@ -9,7 +9,7 @@ enum { U_NONE, U_R = 1, U_W = 2, U_RW = 3 };
 
 struct form {
     unsigned how, opcode;
-    uint8_t reg;      /* guest register, or opcode extension when reg_use is U_NONE */
+    uint8_t reg; /* guest register, or opcode extension when reg_use is U_NONE */
     uint8_t reg_use, rm_use;
     uint8_t reg_size, rm_size;
     uint8_t imm_bytes;
@@ -21,7 +21,8 @@ static unsigned size_how(unsigned size)
 }
 
 /* A register operand of partial size is merged into what is there. */
-static unsigned reg_begin(struct tr *t, unsigned g, unsigned use, unsigned size, unsigned scratch)
+static unsigned reg_begin(struct tr *t, unsigned g, unsigned use, unsigned size,
+                          unsigned scratch)
 {
     bool load = (use & U_R) || size < 4;
     return load ? tr_read(t, g, scratch) : tr_dest(g, scratch);
@@ -102,10 +103,8 @@ void gen_alu(struct tr *t, struct jinsn *ji)
 void gen_test(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
-    struct form f = {.how = size_how(ji->size),
-                     .reg_size = ji->size,
-                     .rm_size = ji->size,
-                     .rm_use = U_R};
+    struct form f = {
+        .how = size_how(ji->size), .reg_size = ji->size, .rm_size = ji->size, .rm_use = U_R};
     if (in->opcode == 0x84 || in->opcode == 0x85) {
         f.opcode = in->opcode;
         f.reg = in->reg;
@@ -277,7 +276,8 @@ static void bit_word(struct tr *t, const struct jinsn *ji)
     e8(&t->hot, ji->size == 8 ? 6 : 5);
 }
 
-/* The bit string of BT with a register offset reaches anywhere: the check is where the bit is. */
+/* The bit string of BT with a register offset reaches anywhere: the check is where the bit is.
+ */
 static void bt_string(struct tr *t, struct jinsn *ji)
 {
     const struct insn *in = &ji->in;
@@ -290,7 +290,8 @@ static void bt_string(struct tr *t, struct jinsn *ji)
     bit_word(t, ji);
     e_lea(a, S1, S1, RAX, log, 0);
     tr_check(t, retry, ji->size, write, write ? SITE_CUR_W : 0);
-    /* Back from where the bit is to the operand, since the host's instruction adds that again. */
+    /* Back from where the bit is to the operand, since the host's instruction adds that again.
+     */
     e_lea(a, S1, S1, RAX, 0, 0);
     bit_word(t, ji);
     e_rr(a, E_W, 0xf7, 3, RAX); /* neg */

@@ -30,8 +30,8 @@ static void put_legacy(struct asmb *a, const struct insn *in, const struct names
     e_op(a, how, in->opcode, n->reg, &n->m);
 }
 
-/* Behind an x87 instruction, which has not faulted: what FNSTENV would show of it. S1 is the host
- * address of its operand. */
+/* Behind an x87 instruction, which has not faulted: what FNSTENV would show of it. S1 is the
+ * host address of its operand. */
 static void note_x87(struct tr *t, const struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
@@ -124,7 +124,8 @@ void gen_native(struct tr *t, struct jinsn *ji)
     if (in->is_mem) {
         tr_operand(t, ji, ji->desc.mem_len, (fl & ND_MEM_W) != 0, &n.m);
         bool restore = (ji->flags & (EF_READ | EF_PART)) && t->fl == FL_MEM;
-        if (restore || ji->desc.cls == NC_X87 || homed || (fl & (ND_IN_RAX | ND_OUT_RAX)) || in->enc == ENC_EVEX) {
+        if (restore || ji->desc.cls == NC_X87 || homed || (fl & (ND_IN_RAX | ND_OUT_RAX)) ||
+            in->enc == ENC_EVEX) {
             tr_collapse(t, &n.m);
         }
     }

@@ -1,7 +1,7 @@
 /*
  * System instructions that are frequent enough to be done in line. Which privilege and which
- * control bits they need is in the mode of the block; where these do not allow them, scan.c leaves
- * them to their handlers. SDM vol. 2.
+ * control bits they need is in the mode of the block; where these do not allow them, scan.c
+ * leaves them to their handlers. SDM vol. 2.
  */
 #include "cpu/soft/jit/jit_int.h"
 
@@ -22,9 +22,9 @@ void gen_cli(struct tr *t, struct jinsn *ji)
 }
 
 /*
- * The instruction behind STI is in the same block (jit_scan sees to that), and nothing looks for
- * interrupts between the two. One that waits already is left to the run loop, which knows to hold
- * it back for that instruction; so does a slow end of it (TPC_SHADOW).
+ * The instruction behind STI is in the same block (jit_scan sees to that), and nothing looks
+ * for interrupts between the two. One that waits already is left to the run loop, which knows
+ * to hold it back for that instruction; so does a slow end of it (TPC_SHADOW).
  */
 void gen_sti(struct tr *t, struct jinsn *ji)
 {

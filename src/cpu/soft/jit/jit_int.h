@@ -10,20 +10,20 @@
 #include "cpu/soft/native_int.h"
 #include "cpu/soft/optable.h"
 
-#define JIT_HASH_BITS  15
-#define JIT_PAGE_BITS  10
-#define JIT_MAX_INSNS  48
-#define JIT_MAX_EXITS  (JIT_MAX_INSNS + 2)
-#define TR_HOT_MAX     (16u * 1024) /* no block's code is larger */
-#define TR_COLD_MAX    (24u * 1024)
+#define JIT_HASH_BITS 15
+#define JIT_PAGE_BITS 10
+#define JIT_MAX_INSNS 48
+#define JIT_MAX_EXITS (JIT_MAX_INSNS + 2)
+#define TR_HOT_MAX    (16u * 1024) /* no block's code is larger */
+#define TR_COLD_MAX   (24u * 1024)
 
 /* Where generated code leaves a block for a known address. */
 struct texit {
     uint64_t target;
-    uint32_t jmp_at;      /* offset of the displacement of the branch */
-    uint32_t stub;        /* offset of the code that asks for the link */
-    uint32_t epoch_at;    /* offset of the epoch that is compared; 0: same page */
-    bool fpu; /* vector state is live there */
+    uint32_t jmp_at;   /* offset of the displacement of the branch */
+    uint32_t stub;     /* offset of the code that asks for the link */
+    uint32_t epoch_at; /* offset of the epoch that is compared; 0: same page */
+    bool fpu;          /* vector state is live there */
     struct tblock *linked;
     struct texit *next_in; /* of those that are linked to the same block */
 };
@@ -94,10 +94,10 @@ typedef uint64_t jit_enter_fn(struct scpu *c, void *code);
 /* ---- run.c: called by generated code through the thunks ---- */
 /* site: what follows the call: block number, and one word of the thunk's own. */
 enum jit_result {
-    JIT_RETRY,  /* what could not be done can be done now */
-    JIT_DONE,   /* the instruction has been done */
-    JIT_COPY,   /* jit_on_slow: a copy of the operand is at offset jit_va of page jit_tmp */
-    JIT_LEAVE,  /* back to C */
+    JIT_RETRY, /* what could not be done can be done now */
+    JIT_DONE,  /* the instruction has been done */
+    JIT_COPY,  /* jit_on_slow: a copy of the operand is at offset jit_va of page jit_tmp */
+    JIT_LEAVE, /* back to C */
 };
 typedef uint32_t jit_callee(struct scpu *c, uint64_t va, const uint32_t *site);
 jit_callee jit_on_slow, jit_on_help, jit_on_native, jit_on_jump, jit_on_fpu, jit_on_shadow,
@@ -107,13 +107,13 @@ void *jit_on_end(struct scpu *c, uint64_t va, const uint32_t *site);
 void jit_on_fault(struct scpu *c);
 
 /* The word of jit_on_slow. */
-#define SITE_INSN(n)   ((uint32_t)(n))       /* 8 bits: which instruction of the block */
-#define SITE_SPAN(n)   ((uint32_t)(n) << 8)  /* 12 bits: bytes */
-#define SITE_W         (1u << 20)            /* checked for writing */
-#define SITE_CUR_W     (1u << 21)            /* this instruction writes */
-#define SITE_GROUP     (1u << 22)            /* for several instructions: no return behind it */
-#define SITE_ALIGNED   (1u << 23)            /* 16 bytes, or #GP before anything else */
-#define SITE_STORE     (1u << 24)            /* only writes, and cannot fault: may go to a copy */
+#define SITE_INSN(n) ((uint32_t)(n))      /* 8 bits: which instruction of the block */
+#define SITE_SPAN(n) ((uint32_t)(n) << 8) /* 12 bits: bytes */
+#define SITE_W       (1u << 20)           /* checked for writing */
+#define SITE_CUR_W   (1u << 21)           /* this instruction writes */
+#define SITE_GROUP   (1u << 22)           /* for several instructions: no return behind it */
+#define SITE_ALIGNED (1u << 23)           /* 16 bytes, or #GP before anything else */
+#define SITE_STORE   (1u << 24)           /* only writes, and cannot fault: may go to a copy */
 /* The word of jit_on_help and jit_on_native: offset of a struct jhelp in the arena. */
 struct jhelp {
     struct insn in;
@@ -129,8 +129,8 @@ extern const uint8_t jit_host_reg[16];
 
 /* Where the guest's status flags are. */
 enum flags_at {
-    FL_MEM,    /* in scpu.aflags */
-    FL_HOST,   /* in EFLAGS; aflags are old */
+    FL_MEM,  /* in scpu.aflags */
+    FL_HOST, /* in EFLAGS; aflags are old */
     FL_BOTH,
     FL_RECIPE, /* nowhere, but t->recipe makes them of registers */
 };
@@ -144,9 +144,9 @@ struct recipe {
 };
 
 enum { /* what an instruction does with the status flags */
-    EF_READ = 1,
-    EF_ALL = 2,  /* writes all of them, whatever they were */
-    EF_PART = 4, /* keeps some, or may keep them */
+       EF_READ = 1,
+       EF_ALL = 2,  /* writes all of them, whatever they were */
+       EF_PART = 4, /* keeps some, or may keep them */
 };
 
 struct jinsn;
@@ -156,27 +156,27 @@ typedef void gen_fn(struct tr *t, struct jinsn *ji);
 /* An instruction of the block that is being translated. */
 struct jinsn {
     struct insn in;
-    const struct opcode *row;  /* NULL: native */
-    struct native_desc desc;   /* native only */
-    gen_fn *gen;               /* NULL: by the general handler */
-    uint32_t ip;               /* offset in the block */
-    uint16_t writes;           /* guest registers, by bit */
-    uint8_t flags;             /* EF_* */
-    uint8_t size;              /* bytes of the operands */
-    bool end;                  /* nothing of the block follows */
-    bool pure_store;           /* of its memory operand; it cannot fault otherwise */
-    bool may_fault;            /* the host may fault in it */
+    const struct opcode *row; /* NULL: native */
+    struct native_desc desc;  /* native only */
+    gen_fn *gen;              /* NULL: by the general handler */
+    uint32_t ip;              /* offset in the block */
+    uint16_t writes;          /* guest registers, by bit */
+    uint8_t flags;            /* EF_* */
+    uint8_t size;             /* bytes of the operands */
+    bool end;                 /* nothing of the block follows */
+    bool pure_store;          /* of its memory operand; it cannot fault otherwise */
+    bool may_fault;           /* the host may fault in it */
     bool fpu;
     /* Its access relative to registers, if that is all there is to its address. */
     bool has_access, access_w;
-    bool access_stack;         /* it is not the modrm operand */
+    bool access_stack;                               /* it is not the modrm operand */
     uint8_t access_base, access_index, access_scale; /* index NO_REG: none */
     uint16_t access_size;
     int32_t access_disp;
-    int32_t moves_by;          /* adds this constant to moves_reg */
-    uint8_t moves_reg;         /* NO_REG: none */
-    int8_t group;              /* -1: none */
-    int64_t group_at;          /* offset of its access from the registers at the first one */
+    int32_t moves_by;  /* adds this constant to moves_reg */
+    uint8_t moves_reg; /* NO_REG: none */
+    int8_t group;      /* -1: none */
+    int64_t group_at;  /* offset of its access from the registers at the first one */
     /* Filled while it is emitted. */
     uint8_t *hot_end;
     uint8_t fl_after;
@@ -195,11 +195,11 @@ struct group {
 
 enum stub_kind { STUB_SLOW, STUB_EXIT, STUB_JUMP, STUB_FPU, STUB_DEAD, STUB_SHADOW };
 struct stub {
-    uint8_t kind, fl;      /* fl: enum flags_at when it is reached */
+    uint8_t kind, fl; /* fl: enum flags_at when it is reached */
     bool save, const_ea;
     unsigned insn;
     uint32_t word;
-    uint8_t *from[2];      /* displacements of the branches to it */
+    uint8_t *from[2]; /* displacements of the branches to it */
     uint8_t *retry;
     uint8_t *resume; /* STUB_SLOW: behind the check */
     size_t tlb_off;
@@ -236,7 +236,8 @@ struct tr {
 /* ---- scan.c ---- */
 /* Decodes from tb->va on into t->insn, finds what each does, and groups accesses. */
 void jit_scan(struct tr *t);
-/* Whether the flags are overwritten at va, in the block's page, before anything can see them. */
+/* Whether the flags are overwritten at va, in the block's page, before anything can see them.
+ */
 bool jit_flags_dead_at(struct tr *t, uint64_t va);
 
 /* ---- flags.c ---- */
@@ -264,8 +265,9 @@ void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m);
 void tr_collapse(struct tr *t, struct mop *m);
 /* S1 = effective address of in's memory operand. */
 void tr_ea(struct tr *t, const struct insn *in);
-/* A check of S1, which holds a linear address; afterwards S0 is the page's host address and S1 the
- * offset in it. retry: where S1 was computed; word: SITE_* beside the instruction and the span. */
+/* A check of S1, which holds a linear address; afterwards S0 is the page's host address and S1
+ * the offset in it. retry: where S1 was computed; word: SITE_* beside the instruction and the
+ * span. */
 void tr_check(struct tr *t, uint8_t *retry, unsigned span, bool write, uint32_t word);
 /* Register in which guest register g can be read: its own, or scratch, loaded. */
 unsigned tr_read(struct tr *t, unsigned g, unsigned scratch);
@@ -290,8 +292,8 @@ gen_fn gen_alu, gen_test, gen_mov, gen_movimm, gen_lea, gen_incdec, gen_shift, g
 gen_fn gen_push, gen_pop, gen_leave, gen_pushf;
 gen_fn gen_cli, gen_sti, gen_swapgs, gen_rdtsc, gen_fence, gen_smap;
 gen_fn gen_native;
-/* Whether scratch registers suffice for in's general registers that live in memory, and each has a
- * name without AH to BH. */
+/* Whether scratch registers suffice for in's general registers that live in memory, and each
+ * has a name without AH to BH. */
 bool tr_can_rename(const struct insn *in, const struct native_desc *desc);
 
 struct jit {

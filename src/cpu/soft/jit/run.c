@@ -112,7 +112,8 @@ uint32_t jit_on_native(struct scpu *c, uint64_t va, const uint32_t *site)
     return run_help(c, site, true);
 }
 
-/* An interrupt waits already when STI has let interrupts in: not before the instruction behind. */
+/* An interrupt waits already when STI has let interrupts in: not before the instruction behind.
+ */
 uint32_t jit_on_shadow(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     const struct tblock *tb = block_of(c, site);
@@ -199,7 +200,8 @@ static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t 
         return false;
     }
     unsigned n = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
-    if (soft_ram_ptr(c, va, n, true) == NULL || soft_ram_ptr(c, va + n, span - n, true) == NULL) {
+    if (soft_ram_ptr(c, va, n, true) == NULL ||
+        soft_ram_ptr(c, va + n, span - n, true) == NULL) {
         return false;
     }
     const uint8_t *b = soft_access(c, va, span, false, true);
@@ -327,8 +329,8 @@ static struct tblock *next_block(struct scpu *c)
     return tb;
 }
 
-/* After an instruction that ended its block in C: whether nothing has to be looked at before the
- * next one. */
+/* After an instruction that ended its block in C: whether nothing has to be looked at before
+ * the next one. */
 static bool nothing_waits(const struct scpu *c)
 {
     return (c->stop_result == INSN_JUMP || c->stop_result == INSN_NEXT ||

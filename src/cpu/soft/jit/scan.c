@@ -364,14 +364,12 @@ static bool too_odd(const struct tr *t, const struct jinsn *ji)
         (in->has_modrm && !in->is_mem && in->rm == X86_RSP) || in->base == X86_RSP;
     switch (kind) {
     case K_LEA: return in->asize != 8;
-    case K_PUSH:
-        return in->osize != 8 || (in->opcode == 0xff && in->is_mem && rsp_operand);
+    case K_PUSH: return in->osize != 8 || (in->opcode == 0xff && in->is_mem && rsp_operand);
     case K_PUSHF: return in->osize != 8;
     case K_POP: return in->osize != 8;
     case K_LEAVE: return in->osize != 8;
     case K_CMPXCHG: return jit_host_reg[in->reg] == NO_REG;
-    case K_CMPXCHG8B:
-        return (in->rex & 8) && !cpu_model_has(t->c->vm->model, 1, 0, 2, 13);
+    case K_CMPXCHG8B: return (in->rex & 8) && !cpu_model_has(t->c->vm->model, 1, 0, 2, 13);
     case K_BT: /* a register offset reaches beyond the operand */
         return in->is_mem && in->opcode != 0xba && (in->osize == 2 || in->index < INSN_NOREG);
     case K_CLI:
@@ -379,7 +377,8 @@ static bool too_odd(const struct tr *t, const struct jinsn *ji)
     case K_SWAPGS: return !(t->tb->mode & MODE_CPL0);
     case K_RDTSC: return tsc_hidden(t->tb->mode);
     case K_RDTSCP:
-        return tsc_hidden(t->tb->mode) || !cpu_model_has(t->c->vm->model, 0x80000001u, 0, 3, 27);
+        return tsc_hidden(t->tb->mode) ||
+               !cpu_model_has(t->c->vm->model, 0x80000001u, 0, 3, 27);
     case K_SMAP:
         return (t->tb->mode & (MODE_CPL0 | MODE_CR4_SMAP)) != (MODE_CPL0 | MODE_CR4_SMAP);
     case K_RET: return in->opcode == 0xc2 && in->imm > 0x7fff;
@@ -467,8 +466,8 @@ static void describe(struct tr *t, struct jinsn *ji)
     ji->size = (uint8_t)op_size(ji);
     kinds[ji->row->kind].scan(ji);
     ji->gen = kinds[ji->row->kind].gen;
-    ji->pure_store = ji->in.is_mem && ji->access_w &&
-                     (ji->row->kind == K_MOV || ji->row->kind == K_MOVIMM);
+    ji->pure_store =
+        ji->in.is_mem && ji->access_w && (ji->row->kind == K_MOV || ji->row->kind == K_MOVIMM);
     uint8_t kind = ji->row->kind;
     bool offset = kind == K_BT && ji->in.opcode != 0xba;
     if (kind != K_LEA && kind != K_NOP && !offset) {

@@ -144,9 +144,8 @@ void jit_make_thunks(struct jit *j)
     const struct {
         uint32_t *at;
         jit_callee *fn;
-    } calls[] = {{&t->slow, jit_on_slow},     {&t->help, jit_on_help},
-                 {&t->native, jit_on_native}, {&t->jump, jit_on_jump},
-                 {&t->fpu, jit_on_fpu},       {&t->shadow, jit_on_shadow},
+    } calls[] = {{&t->slow, jit_on_slow},  {&t->help, jit_on_help}, {&t->native, jit_on_native},
+                 {&t->jump, jit_on_jump},  {&t->fpu, jit_on_fpu},   {&t->shadow, jit_on_shadow},
                  {&t->store, jit_on_store}};
     for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
         *calls[i].at = begin(j, &a);

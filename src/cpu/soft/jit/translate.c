@@ -1,6 +1,6 @@
 /*
- * Translation of a block: scan, then one pass that emits instruction by instruction, then what is
- * out of line. README.md has the conventions.
+ * Translation of a block: scan, then one pass that emits instruction by instruction, then what
+ * is out of line. README.md has the conventions.
  */
 #include "cpu/soft/jit/jit_int.h"
 
@@ -19,7 +19,9 @@ static bool call_handler(struct tr *t, struct jinsn *ji)
     h->ip = ji->ip;
     const struct jit_thunks *th = &t->j->thunk;
     tr_flags_to_mem(t);
-    e_call_to(&t->hot, t->j->rw + (ji->row == NULL ? th->native : ji->end ? th->end : th->help));
+    e_call_to(&t->hot, t->j->rw + (ji->row == NULL ? th->native
+                                   : ji->end       ? th->end
+                                                   : th->help));
     e32(&t->hot, t->number);
     e32(&t->hot, (uint32_t)((uint8_t *)h - t->j->arena));
     t->fl = FL_MEM;
