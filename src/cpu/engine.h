@@ -69,7 +69,7 @@ enum engine_signal {
 
 /* Counters for --metrics; monotonic, written by the vCPU's thread, read any time. */
 struct engine_stats {
-    uint64_t instructions; /* 0: unknown (hardware) */
+    uint64_t instructions; /* 0: unknown (hardware, translated code) */
     uint64_t first_instruction_ns;
     uint64_t exits_pio, exits_mmio, exits_halt, exits_irq, exits_kick, exits_other;
     uint64_t code_invalidations, tlb_flushes, blocks_decoded, native_stubs;

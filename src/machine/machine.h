@@ -80,6 +80,7 @@ struct machine_metrics {
     uint64_t instructions; /* 0: the engine does not count */
     uint64_t exits_pio, exits_mmio, exits_halt, exits_irq, exits_kick, exits_other;
     uint64_t code_invalidations, tlb_flushes, blocks_decoded, native_stubs;
+    uint64_t blocks_translated, code_flushes, jit_slow, jit_helped;
     uint64_t engine_bytes;
     uint64_t ram_bytes, ram_resident_bytes;
 };

@@ -50,6 +50,10 @@ static void add_stats(struct machine_metrics *sum, const struct engine_stats *s)
     sum->tlb_flushes += s->tlb_flushes;
     sum->blocks_decoded += s->blocks_decoded;
     sum->native_stubs += s->native_stubs;
+    sum->blocks_translated += s->blocks_translated;
+    sum->code_flushes += s->code_flushes;
+    sum->jit_slow += s->jit_slow;
+    sum->jit_helped += s->jit_helped;
     sum->engine_bytes += s->engine_bytes;
     if (s->first_instruction_ns != 0 && (sum->first_instruction_ns == 0 ||
                                          s->first_instruction_ns < sum->first_instruction_ns)) {

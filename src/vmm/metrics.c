@@ -194,6 +194,10 @@ static void put_all(struct json_out *out, const struct metrics *metrics, enum ma
     json_put_uint(out, "tlb_flushes", mm.tlb_flushes);
     json_put_uint(out, "blocks_decoded", mm.blocks_decoded);
     json_put_uint(out, "native_stubs", mm.native_stubs);
+    json_put_uint(out, "blocks_translated", mm.blocks_translated);
+    json_put_uint(out, "code_flushes", mm.code_flushes);
+    json_put_uint(out, "translated_slow", mm.jit_slow);
+    json_put_uint(out, "translated_helped", mm.jit_helped);
     json_object_end(out);
     put_memory(out, metrics, &mm);
     json_object_end(out);

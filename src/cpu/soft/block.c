@@ -24,12 +24,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define ARENA_BYTES (16 * MIB)
 #define HASH_BITS   16
 
 struct code_cache {
     uint8_t *arena;
-    size_t used;
+    size_t bytes, used;
     struct sblock *hash[1u << HASH_BITS];
 };
 
@@ -41,7 +40,8 @@ int code_cache_new(struct scpu *c, struct err *err)
         free(cc);
         return ERR(err, NO_MEMORY, ENOMEM, "soft engine: no memory for the code cache");
     }
-    cc->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+    cc->bytes = c->vm->tuning.block_bytes;
+    cc->arena = mmap(NULL, cc->bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (cc->arena == MAP_FAILED) {
         free(cc);
@@ -55,7 +55,7 @@ int code_cache_new(struct scpu *c, struct err *err)
 void code_cache_free(struct scpu *c)
 {
     if (c->code != NULL) {
-        munmap(c->code->arena, ARENA_BYTES);
+        munmap(c->code->arena, c->code->bytes);
         free(c->code);
     }
     free(c->jc);
@@ -82,7 +82,7 @@ void code_cache_flush(struct scpu *c)
 static void *arena_take(struct code_cache *cc, size_t bytes)
 {
     bytes = align_up(bytes, 16);
-    if (bytes > ARENA_BYTES - cc->used) {
+    if (bytes > cc->bytes - cc->used) {
         return NULL;
     }
     void *p = cc->arena + cc->used;

@@ -521,7 +521,7 @@ void scpu_get_stats(const struct engine_vcpu *vcpu, struct engine_stats *ret)
 {
     const struct scpu *c = (const struct scpu *)vcpu;
     *ret = c->stats;
-    ret->instructions = c->icount;
+    ret->instructions = c->jit == NULL ? c->icount : 0; /* translated code does not count */
     ret->engine_bytes = sizeof(*c) + code_cache_bytes(c) + jit_bytes(c);
 }
 

@@ -58,12 +58,22 @@ static void mem_was_written(void *opaque, const struct mem_slot *slot, uint64_t 
 
 /* ---- tuning ---- */
 
-/* Code memory for a VM is shared out among its vCPUs: all tables of a VM stay below 64 MiB up
- * to 16 vCPUs, and none gets less than what a busy process needs. */
-#define CODE_BYTES_VM       (32 * MIB)
+/*
+ * Code memory of a VM is shared out among its vCPUs, with a least amount for each, so that code
+ * caches and tables stay below 64 MiB for up to 4 busy vCPUs. Tables of translated code take up to
+ * half as much again.
+ */
+#define CODE_BYTES_VM       (20 * MIB)
 #define CODE_BYTES_MAX      (16 * MIB)
-#define CODE_BYTES_MIN      MIB
 #define CODE_BYTES_TUNE_MIN (256 * KIB)
+#define BLOCK_BYTES_VM      (10 * MIB)
+#define BLOCK_BYTES_MAX     (8 * MIB)
+#define SHARE_MIN           MIB
+
+static uint64_t share(uint64_t all, unsigned n_cpus, uint64_t max)
+{
+    return align_up(MIN(MAX(all / n_cpus, SHARE_MIN), max), 4096);
+}
 
 static bool tuning_set(struct soft_tuning *t, const char *name, size_t len, uint64_t v)
 {
@@ -84,9 +94,9 @@ static bool tuning_set(struct soft_tuning *t, const char *name, size_t len, uint
 
 static int tuning_read(struct soft_tuning *t, bool jit, unsigned n_cpus, struct err *err)
 {
-    uint64_t share = CODE_BYTES_VM / n_cpus;
     *t = (struct soft_tuning){.jit = jit, .hot = 16};
-    t->code_bytes = (uint32_t)align_up(MIN(MAX(share, CODE_BYTES_MIN), CODE_BYTES_MAX), 4096);
+    t->code_bytes = (uint32_t)share(CODE_BYTES_VM, n_cpus, CODE_BYTES_MAX);
+    t->block_bytes = share(BLOCK_BYTES_VM, n_cpus, BLOCK_BYTES_MAX);
     const char *text = getenv("VIVARIUM_SOFT");
     while (text != NULL && *text != 0) {
         size_t all = strcspn(text, ","), name = strcspn(text, "=,");
