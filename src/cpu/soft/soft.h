@@ -241,6 +241,7 @@ struct soft_tuning {
     bool jit;            /* translate at all */
     uint16_t hot;        /* a block is translated when it runs for this time; 0: at once */
     uint32_t code_bytes; /* of translated code per vCPU */
+    size_t block_bytes;  /* of decoded blocks per vCPU */
     unsigned flush;      /* stress: drop translated code after so many dispatches; 0: never */
 };
 
