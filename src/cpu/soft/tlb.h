@@ -77,7 +77,8 @@ struct soft_page {
     _Atomic uint32_t gen;      /* changes when code in it was overwritten; odd while it does */
     _Atomic uint32_t has_code; /* enum soft_code_mark: not 0, writes take the slow path */
     _Atomic uint64_t lines;    /* 64-byte lines that decoded code covers */
-    _Atomic uint32_t had_writer; /* 0: no vCPU has a write entry for it */
+    /* Write entries made for it so far; what that was when no vCPU was found to have one. */
+    _Atomic uint32_t writers, no_writer_at;
     _Atomic uint32_t quiet;      /* slow stores since there were lines: soft_code_quiet */
 };
 

@@ -164,6 +164,14 @@ void *jit_arena(struct jit *j, size_t bytes)
  * entry is the address changed by a key in its upper bits, which are all equal in an address:
  * another key makes all entries of a table invalid at once.
  */
+static void change_key(struct scpu *c, unsigned m)
+{
+    c->jit_key[m] += UINT64_C(1) << 48;
+    if (c->jit_key[m] == 0) {
+        jc_clear(c);
+    }
+}
+
 void soft_code_epoch(struct scpu *c, unsigned half)
 {
     c->jc_epoch[half]++;
@@ -171,10 +179,7 @@ void soft_code_epoch(struct scpu *c, unsigned half)
         if (half == 0 && m != MMU_USER && !c->jit_low_kernel) {
             continue; /* no entry of the kernel's is in the lower half */
         }
-        c->jit_key[m] += UINT64_C(1) << 48;
-        if (c->jit_key[m] == 0) {
-            jc_clear(c);
-        }
+        change_key(c, m);
     }
     c->jit_low_kernel = c->jit_low_kernel && half != 0;
 }
@@ -244,9 +249,26 @@ static bool second_page_holds(struct scpu *c, struct tblock *tb)
     return true;
 }
 
+/*
+ * The tables of targets are by access rights only. Whatever else is in the mode is in control
+ * registers, and changes through C, which comes by here before the next block: then they start
+ * afresh.
+ */
+static void check_mode(struct scpu *c)
+{
+    uint32_t rest = c->mode & ~(uint32_t)(MODE_CPL3 | MODE_CPL0 | MODE_SMAP);
+    if (unlikely(rest != c->jit_mode)) {
+        c->jit_mode = rest;
+        for (unsigned m = 0; m < MMU_NIDX; m++) {
+            change_key(c, m);
+        }
+    }
+}
+
 struct tblock *jit_find(struct scpu *c)
 {
     struct jit *j = c->jit;
+    check_mode(c);
     struct tblock *tb = jc_get(c);
     if (tb != NULL && tb->page2 == NULL) {
         return tb;

@@ -57,8 +57,9 @@ void tr_exit_to(struct tr *t, uint64_t target, bool back)
         x->epoch_at = hot_off(t, t->hot.p);
         e32(&t->hot, 0);
         s->from[1] = e_jcc(&t->hot, CC_NE);
-    } else if (back) {
-        s->from[1] = poll_requests(t);
+    }
+    if (back) {
+        s->from[2] = poll_requests(t);
     }
     s->from[0] = e_jmp(&t->hot);
     x->jmp_at = hot_off(t, s->from[0]);
@@ -104,7 +105,7 @@ void gen_jcc(struct tr *t, struct jinsn *ji)
         x->jmp_at = hot_off(t, s->from[0]);
     } else {
         uint8_t *skip = e_jcc_short(&t->hot, cc ^ 1);
-        tr_exit_to(t, target, true);
+        tr_exit_to(t, target, target < next);
         e_patch_short(skip, t->hot.p);
     }
     tr_exit_to(t, next, false);

@@ -24,7 +24,8 @@ size_t jit_bytes(const struct scpu *c);
 /* Whether code of this mode is ever translated. */
 static inline bool jit_mode_ok(uint32_t mode)
 {
-    return (mode & (MODE_64 | MODE_STEP | MODE_AC)) == MODE_64;
+    return (mode & (MODE_64 | MODE_STEP | MODE_AC)) == MODE_64 &&
+           (mode & (MODE_CPL0 | MODE_CPL3)) != 0;
 }
 /* Generated code for c->rip in c->mode, if there is some. Raises nothing. */
 struct tblock *jit_find(struct scpu *c);

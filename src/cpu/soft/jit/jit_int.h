@@ -199,7 +199,7 @@ struct stub {
     bool save, const_ea;
     unsigned insn;
     uint32_t word;
-    uint8_t *from[2]; /* displacements of the branches to it */
+    uint8_t *from[3]; /* displacements of the branches to it */
     uint8_t *retry;
     uint8_t *resume; /* STUB_SLOW: behind the check */
     size_t tlb_off;

@@ -388,7 +388,9 @@ void jit_run(struct scpu *c, struct tblock *tb)
         if (tb == NULL) {
             return;
         }
-        if (!dead && flushes == (uint32_t)c->stats.code_flushes && !from->dead) {
+        /* Inside of a page a link is never looked at again. */
+        if (!dead && flushes == (uint32_t)c->stats.code_flushes && !from->dead &&
+            (x->epoch_at != 0 || tb->page == from->page)) {
             jit_link(c, x, tb);
         }
     }
