@@ -376,11 +376,11 @@ static void mmu_fill_write(struct scpu *c, const struct walk *w, const struct xl
     if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
         return;
     }
-    /* Before the entry is there: soft_code_settle need not look for one where this is 0. */
-    atomic_store_explicit(&x->page->had_writer, 1, memory_order_relaxed);
     tlb_fill(c, w, TLB_W, x->host);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&x->page->has_code, memory_order_relaxed) != CODE_NONE) {
+    /* After the entry, before the look at the mark: whoever does not count it with its own mark
+     * set is seen by us, or the mark is gone again and the next one finds it counted. */
+    atomic_fetch_add_explicit(&x->page->writers, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&x->page->has_code, memory_order_seq_cst) != CODE_NONE) {
         unsigned index = (unsigned)(w->va >> MEM_PAGE_SHIFT) & (TLB_SIZE - 1);
         tlb_drop(&c->tlb[w->idx][TLB_W][index], index);
     }

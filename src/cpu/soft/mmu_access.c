@@ -234,9 +234,8 @@ void *soft_ram_ptr(struct scpu *c, uint64_t va, unsigned len, bool for_write)
     unsigned acc =
         (for_write ? ACC_WRITE : ACC_READ) | (c->cpl == 3 ? ACC_USER : 0) | ACC_QUIET;
     if (mmu_translate(c, va, acc, &x) || x.host == NULL ||
-        (for_write && (x.slot->slot.kind == MEM_ROM ||
-                       atomic_load_explicit(&x.page->has_code, memory_order_seq_cst)))) {
-        return NULL;
+        (for_write && (x.slot->slot.kind == MEM_ROM || (va ^ e->tag) > MEM_PAGE_SIZE - len))) {
+        return NULL; /* written without an entry, the page must be looked at afterwards */
     }
     return x.host;
 }

@@ -79,7 +79,7 @@ struct soft_page {
     _Atomic uint64_t lines;    /* 64-byte lines that decoded code covers */
     /* Write entries made for it so far; what that was when no vCPU was found to have one. */
     _Atomic uint32_t writers, no_writer_at;
-    _Atomic uint32_t quiet;      /* slow stores since there were lines: soft_code_quiet */
+    _Atomic uint32_t quiet; /* slow stores since there were lines: soft_code_quiet */
 };
 
 /* MARKING: a vCPU is about to decode from the page but others may still have write entries. */

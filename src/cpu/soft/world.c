@@ -100,7 +100,8 @@ void soft_code_settle(struct scpu *c, const uint8_t *host)
 {
     struct soft_vm *vm = c->vm;
     struct soft_page *page = page_at(vm, host);
-    if (page != NULL && !atomic_load_explicit(&page->had_writer, memory_order_seq_cst)) {
+    uint32_t writers = page == NULL ? 0 : atomic_load(&page->writers);
+    if (page != NULL && atomic_load(&page->no_writer_at) == writers) {
         return; /* who makes an entry after this look sees the page's mark: mmu_fill_write */
     }
     if (has_write_entry(c, host)) {
@@ -119,6 +120,7 @@ void soft_code_settle(struct scpu *c, const uint8_t *host)
         soft_guest_enter(c);
     }
     if (page != NULL) {
-        atomic_store_explicit(&page->had_writer, 0, memory_order_relaxed);
+        /* Not "none": the mark may have been taken away meanwhile, and entries made since. */
+        atomic_store(&page->no_writer_at, writers);
     }
 }
