@@ -306,6 +306,7 @@ start64:
         call    test_code
         call    test_debug64
         call    test_apic
+        call    test_ts_after_use
         jmp     finish
 
         section .data
@@ -1560,6 +1561,42 @@ test_apic:
         cli
         NO_FAULT
         CHECK   "timer again", dword [abs n_irq], 2
+        ; Nothing in it but direct branches, and the one back leaves its page.
+        TRY     "a loop over two pages lets interrupts in"
+        mov     dword [rbx + 0x380], 1000000
+        sti
+        jmp     .two_pages
+        times (4096 - 12 + 4096 - ($ - $$) % 4096) % 4096 nop
+.two_pages:
+        cmp     dword [abs n_irq], 3
+        jae     .out
+        nop
+        nop
+        nop
+        jmp     .two_pages
+.out:   cli
+        NO_FAULT
+        CHECK   "timer in the loop", dword [abs n_irq], 3
         ret
+
+; Translated code of one setting of CR0.TS must not run under another.
+test_ts_after_use:
+        mov     ecx, 200
+.again: lea     rdx, [abs .use]
+        jmp     rdx
+.back:  dec     ecx
+        jnz     .again
+        mov     rax, cr0
+        or      rax, 8
+        mov     cr0, rax
+        TRY     "vector instruction reached by the same jump, now with TS"
+        mov     ecx, 1
+        lea     rdx, [abs .use]
+        jmp     rdx
+        FAULTS  7, 0
+        clts
+        ret
+.use:   movaps  xmm0, xmm0
+        jmp     .back
 
         GUEST_END
