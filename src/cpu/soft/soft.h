@@ -99,7 +99,7 @@ struct x87_site {
     uint16_t fop;
     uint8_t seg;
 };
-#define JIT_JC_SIZE 2048u
+#define JIT_JC_SIZE 4096u
 #define JIT_SLOTS   16u
 
 #define SOFT_STALE_MAX 256u

@@ -85,8 +85,8 @@ static bool make_recipe(const struct jinsn *ji, struct recipe *r)
     static const uint8_t of_alu[8] = {RECIPE_ADD,  RECIPE_TEST, RECIPE_NONE, RECIPE_NONE,
                                       RECIPE_TEST, RECIPE_SUB,  RECIPE_TEST, RECIPE_CMP};
     const struct insn *in = &ji->in;
-    if (ji->row == NULL || in->is_mem) {
-        return false;
+    if (ji->row == NULL || in->is_mem || (ji->size == 1 && in->rex == 0)) {
+        return false; /* AH to BH may be among them */
     }
     *r = (struct recipe){.size = ji->size, .src = NO_REG, .imm = (int32_t)in->imm};
     if (ji->row->kind == K_TEST) {

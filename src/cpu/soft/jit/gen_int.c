@@ -64,6 +64,33 @@ static void emit_form(struct tr *t, struct jinsn *ji, const struct form *f)
     }
 }
 
+/* rm names AH, CH, DH or BH. */
+static bool high_rm(const struct jinsn *ji)
+{
+    const struct insn *in = &ji->in;
+    return ji->size == 1 && !in->is_mem && in->rex == 0 && in->rm >= 4 && in->rm < 8;
+}
+
+/* An instruction with an immediate on AH to BH: these names exist only without REX, and the
+ * guest's AH is not the host's. */
+static void emit_high(struct tr *t, struct jinsn *ji, const struct form *f)
+{
+    struct mop m = mop_reg(ji->in.rm);
+    bool ah = ji->in.rm == 4;
+    if (ji->flags & (EF_READ | EF_PART)) {
+        tr_flags_to_host(t);
+    }
+    if (ah) {
+        e_mov(&t->hot, RAX, jit_host_reg[X86_RAX]);
+        t->s0_group = -1;
+    }
+    e_op(&t->hot, 0, f->opcode, f->reg, &m);
+    e_imm(&t->hot, ji->in.imm, 1);
+    if (ah && (f->rm_use & U_W)) {
+        e_mov(&t->hot, jit_host_reg[X86_RAX], RAX);
+    }
+}
+
 static unsigned imm_bytes(unsigned size)
 {
     return size < 4 ? size : 4;
@@ -97,6 +124,10 @@ void gen_alu(struct tr *t, struct jinsn *ji)
         f.reg_use = to_reg && !cmp ? U_RW : U_R;
         f.rm_use = to_reg || cmp ? U_R : U_RW;
     }
+    if (in->opcode == 0x80 && high_rm(ji)) {
+        emit_high(t, ji, &f);
+        return;
+    }
     emit_form(t, ji, &f);
 }
 
@@ -115,6 +146,10 @@ void gen_test(struct tr *t, struct jinsn *ji)
         if (in->opcode == 0xa8 || in->opcode == 0xa9) {
             in->rm = X86_RAX;
         }
+    }
+    if (in->opcode == 0xf6 && high_rm(ji)) {
+        emit_high(t, ji, &f);
+        return;
     }
     emit_form(t, ji, &f);
 }
@@ -408,6 +443,16 @@ void gen_lea(struct tr *t, struct jinsn *ji)
 
 void gen_extend(struct tr *t, struct jinsn *ji)
 {
+    if (high_rm(ji)) {
+        if (ji->in.rm == 4) {
+            e_mov(&t->hot, RAX, jit_host_reg[X86_RAX]);
+        }
+        e_rr(&t->hot, E_0F, 0xb6, RAX, ji->in.rm); /* movzx eax, AH to BH */
+        e_mov(&t->hot, tr_dest(ji->in.reg, RAX), RAX);
+        tr_wrote(t, ji->in.reg, RAX);
+        t->s0_group = -1;
+        return;
+    }
     struct form f = {.how = size_how(ji->in.osize) | E_0F | (ji->size == 1 ? E_REX : 0),
                      .opcode = ji->in.opcode,
                      .reg = ji->in.reg,

@@ -31,7 +31,8 @@ static bool high_byte(const struct insn *in, unsigned reg)
 /* To the operand that opcode bit 1 chooses, or always to rm. */
 static void writes_rm(struct jinsn *ji)
 {
-    ji->writes |= ji->in.is_mem ? 0 : BIT(ji->in.rm);
+    bool high = ji->size == 1 && high_byte(&ji->in, ji->in.rm);
+    ji->writes |= ji->in.is_mem ? 0 : BIT(high ? ji->in.rm - 4 : ji->in.rm);
     ji->access_w = true;
 }
 static void writes_reg(struct jinsn *ji)
@@ -329,7 +330,10 @@ static bool names_high_byte(const struct jinsn *ji)
     }
     bool rm = !in->is_mem && high_byte(in, in->rm);
     if (ji->row->kind == K_MOVZX || ji->row->kind == K_MOVSX) {
-        return (ji->row->flags & OP_BYTE) && rm;
+        return (ji->row->flags & OP_BYTE) && rm && (in->osize == 2 || in->opcode != 0xb6);
+    }
+    if (rm && (in->opcode == 0x80 || in->opcode == 0xf6)) {
+        return ji->row->kind != K_ALU && ji->row->kind != K_TEST;
     }
     if (op_size(ji) != 1) {
         return false;
