@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define HASH_BITS   16
+#define HASH_BITS 16
 
 struct code_cache {
     uint8_t *arena;

@@ -60,8 +60,8 @@ static void mem_was_written(void *opaque, const struct mem_slot *slot, uint64_t 
 
 /*
  * Code memory of a VM is shared out among its vCPUs, with a least amount for each, so that code
- * caches and tables stay below 64 MiB for up to 4 busy vCPUs. Tables of translated code take up to
- * half as much again.
+ * caches and tables stay below 64 MiB for up to 4 busy vCPUs. Tables of translated code take up
+ * to half as much again.
  */
 #define CODE_BYTES_VM       (20 * MIB)
 #define CODE_BYTES_MAX      (16 * MIB)

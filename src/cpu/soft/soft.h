@@ -212,7 +212,7 @@ struct scpu {
     struct {
         const struct x87_site *op, *mem_op; /* NULL: nothing since they were looked at */
         uint64_t va, host;                  /* addresses of mem_op's operand */
-    } x87_last; /* translated x87 instructions that were run last: native_x87_resolve */
+    } x87_last;        /* translated x87 instructions that were run last: native_x87_resolve */
     uint32_t jit_mode; /* the bits of mode for which jit_jc was filled */
     uint64_t jit_key[MMU_NIDX]; /* changes the addresses in jit_jc */
     uint64_t jit_fault_pc;      /* where the host faulted */

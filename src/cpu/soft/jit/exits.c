@@ -65,12 +65,6 @@ void tr_exit_to(struct tr *t, uint64_t target, bool back)
     x->jmp_at = hot_off(t, s->from[0]);
 }
 
-/* Everything may look at the flags where the block ends. */
-static void flags_for_exit(struct tr *t)
-{
-    tr_flags_to_mem(t);
-}
-
 static uint64_t next_of(const struct tr *t, const struct jinsn *ji)
 {
     return t->tb->va + ji->ip + ji->in.len;
@@ -95,7 +89,7 @@ void gen_jcc(struct tr *t, struct jinsn *ji)
     bool dead = t->fl == FL_HOST && target > next && same_page(t, target) &&
                 jit_flags_dead_at(t, target) && jit_flags_dead_at(t, next);
     if (!dead) {
-        flags_for_exit(t);
+        tr_flags_to_mem(t);
     }
     if (same_page(t, target) && target > next) {
         struct texit *x = new_exit(t, target);
@@ -114,7 +108,7 @@ void gen_jcc(struct tr *t, struct jinsn *ji)
 void gen_jmp(struct tr *t, struct jinsn *ji)
 {
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
-    flags_for_exit(t);
+    tr_flags_to_mem(t);
     tr_exit_to(t, target, target < next);
 }
 
@@ -147,7 +141,7 @@ static void move_sp(struct asmb *a, int32_t by)
 void gen_call(struct tr *t, struct jinsn *ji)
 {
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
-    flags_for_exit(t);
+    tr_flags_to_mem(t);
     store_return(t, ji);
     move_sp(&t->hot, -8);
     tr_exit_to(t, target, target < next);
@@ -195,7 +189,7 @@ void gen_ret(struct tr *t, struct jinsn *ji)
 {
     struct mop m;
     int32_t pop = 8 + (ji->in.opcode == 0xc2 ? (int32_t)ji->in.imm : 0);
-    flags_for_exit(t);
+    tr_flags_to_mem(t);
     tr_stack(t, ji, 0, 8, false, &m);
     e_op(&t->hot, E_W, 0x8b, S1, &m);
     jump_s1(t, pop);
@@ -203,7 +197,7 @@ void gen_ret(struct tr *t, struct jinsn *ji)
 
 void gen_jmpind(struct tr *t, struct jinsn *ji)
 {
-    flags_for_exit(t);
+    tr_flags_to_mem(t);
     if (ji->in.is_mem) {
         struct mop m;
         tr_operand(t, ji, 8, false, &m);
@@ -219,7 +213,7 @@ void gen_jmpind(struct tr *t, struct jinsn *ji)
 void gen_callind(struct tr *t, struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
-    flags_for_exit(t);
+    tr_flags_to_mem(t);
     if (ji->in.is_mem) {
         struct mop m;
         tr_operand(t, ji, 8, false, &m);

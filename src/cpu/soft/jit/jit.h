@@ -2,7 +2,7 @@
  * The translating tier: hot guest code of 64-bit mode becomes host code. For the run loop
  * (cpu.c) and what changes code or mappings (mmu.c, block.c, engine_soft.c).
  *
- * One translator per vCPU, used by its thread only, but for jit_code_changed. Nothing is saved:
+ * One translator per vCPU, used by its thread only. Nothing is saved:
  * at each guest instruction boundary at which generated code can be left, all of the guest's
  * state is in struct scpu.
  */

@@ -201,8 +201,7 @@ struct tblock *jit_translate(struct scpu *c)
     jit_scan(t);
     tb->n_insns = (uint16_t)t->n;
     tb->n_groups = (uint8_t)t->n_groups;
-    if (t->n == 0 || !x87_sites(t) ||
-        !emit_block(t)) {
+    if (t->n == 0 || !x87_sites(t) || !emit_block(t)) {
         j->arena_used = (uint32_t)((uint8_t *)tb - j->arena);
         return NULL;
     }
