@@ -189,6 +189,12 @@ static void check_near(struct tr *t, unsigned reg, unsigned index, unsigned scal
     tr_check(t, retry, span, write, word);
 }
 
+static uint32_t x87_word(const struct jinsn *ji)
+{
+    bool x87 = ji->row == NULL && (ji->desc.cls == NC_X87 || ji->desc.cls == NC_MMX);
+    return x87 ? SITE_X87 : 0;
+}
+
 /* An access that belongs to a group: the check, or where it found the group to be. */
 static void group_access(struct tr *t, const struct jinsn *ji, struct mop *m)
 {
@@ -197,7 +203,7 @@ static void group_access(struct tr *t, const struct jinsn *ji, struct mop *m)
         tr_flags_clobber(t);
         check_near(t, gr->base, gr->index, gr->scale, (int32_t)gr->lo,
                    (unsigned)(gr->hi - gr->lo), gr->write,
-                   SITE_GROUP | (ji->access_w ? SITE_CUR_W : 0));
+                   SITE_GROUP | x87_word(ji) | (ji->access_w ? SITE_CUR_W : 0));
         e_lea(&t->hot, RAX, RAX, S1, 0, 0);
         e_store(&t->hot, RAX, OFF_SLOT(ji->group));
     } else if (t->s0_group != ji->group) {
@@ -241,6 +247,7 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
     /* Behind an instruction that is in a group by its other access, this check was not done. */
     uint32_t word = (write ? SITE_CUR_W : 0) | (ji->group >= 0 ? SITE_GROUP : 0) |
                     (ji->pure_store && ji->group < 0 ? SITE_STORE : 0);
+    word |= x87_word(ji);
     if (is_const(in)) {
         uint64_t ea = const_ea(t, in);
         if ((ea & (MEM_PAGE_SIZE - 1)) + size <= MEM_PAGE_SIZE) {

@@ -70,6 +70,35 @@ static uint64_t next_of(const struct tr *t, const struct jinsn *ji)
     return t->tb->va + ji->ip + ji->in.len;
 }
 
+/*
+ * The branch back of a block that loops to itself, where the flags are overwritten in each
+ * round before anything but an exception could see them. The next round is code of its own,
+ * which knows how to make them if it is left: so the loop saves no flags.
+ */
+static void loop_back(struct tr *t, unsigned cc, uint64_t next)
+{
+    struct stub *out = tr_stub(t, STUB_EXIT);
+    out->exit = new_exit(t, next);
+    out->save = true;
+    out->from[0] = e_jcc(&t->hot, cc ^ 1);
+    struct stub *poll = tr_stub(t, STUB_EXIT);
+    poll->exit = new_exit(t, t->tb->va);
+    poll->fl = FL_RECIPE;
+    poll->from[0] = poll_requests(t);
+    if (t->loop_at != NULL) {
+        e_jmp_to(&t->hot, t->loop_at);
+    } else {
+        t->loop_jmp = e_jmp(&t->hot);
+    }
+    t->fl = FL_RECIPE;
+}
+
+static bool may_loop(const struct tr *t)
+{
+    return t->first != 0 || (t->n <= JIT_MAX_INSNS / 2 && t->n_groups <= JIT_MAX_GROUPS / 2 &&
+                             t->tb->page2 == NULL);
+}
+
 void gen_jcc(struct tr *t, struct jinsn *ji)
 {
     unsigned cc = ji->in.opcode & 15;
@@ -84,6 +113,10 @@ void gen_jcc(struct tr *t, struct jinsn *ji)
         s->save = t->fl == FL_HOST && !jit_flags_dead_at(t, target);
         s->from[0] = e_jcc(&t->hot, cc);
         x->jmp_at = s->save ? 0 : hot_off(t, s->from[0]);
+        return;
+    }
+    if (target == t->tb->va && may_loop(t) && tr_flags_loop(t)) {
+        loop_back(t, cc, next);
         return;
     }
     bool dead = t->fl == FL_HOST && target > next && same_page(t, target) &&
@@ -306,7 +339,10 @@ static void stub_exit(struct tr *t, struct stub *s)
         e_patch(jmp, a->p);
     }
     s->exit->stub = (uint32_t)(a->p - j->rw);
-    if (s->fl == FL_HOST && !s->save) {
+    if (s->fl == FL_RECIPE) {
+        tr_recipe_run(a, &s->recipe);
+    }
+    if (s->fl == FL_RECIPE || (s->fl == FL_HOST && !s->save)) {
         tr_flags_save(a); /* dead where it goes, but C looks at them */
     }
     call_thunk(t, j->thunk.exit, number);

@@ -102,10 +102,10 @@ static bool make_recipe(const struct jinsn *ji, struct recipe *r)
         r->op = of_alu[in->reg & 7];
         r->dst = in->rm;
     } else if (in->opcode & 4) {
-        r->op = of_alu[in->opcode >> 3];
+        r->op = of_alu[in->opcode >> 3 & 7];
         r->dst = X86_RAX;
     } else {
-        r->op = of_alu[in->opcode >> 3];
+        r->op = of_alu[in->opcode >> 3 & 7];
         r->dst = in->opcode & 2 ? in->reg : in->rm;
         r->src = in->opcode & 2 ? in->rm : in->reg;
     }
@@ -117,12 +117,12 @@ static bool make_recipe(const struct jinsn *ji, struct recipe *r)
     return r->op != RECIPE_NONE;
 }
 
-/* Whether, from the current instruction on, the flags are overwritten before the guest reads
- * them and before the recipe's registers change, with nothing in between that cannot run it. */
-static bool recipe_lasts(const struct tr *t)
+/* Whether, from instruction n to end, the flags are overwritten before the guest reads them and
+ * before the recipe's registers change, with nothing in between that cannot run it. */
+static bool recipe_lasts(const struct tr *t, unsigned n, unsigned end)
 {
     uint16_t regs = recipe_regs(&t->recipe);
-    for (unsigned n = t->cur; n < t->n; n++) {
+    for (; n < end; n++) {
         const struct jinsn *ji = &t->insn[n];
         if (ji->gen == NULL || ji->may_fault || ji->end || (ji->flags & (EF_READ | EF_PART))) {
             return false;
@@ -138,12 +138,17 @@ static bool recipe_lasts(const struct tr *t)
     return false;
 }
 
+bool tr_flags_loop(const struct tr *t)
+{
+    return t->fl == FL_HOST && t->recipe.op != RECIPE_NONE && recipe_lasts(t, t->first, t->cur);
+}
+
 /* ---- states ---- */
 
 void tr_flags_clobber(struct tr *t)
 {
     if (t->fl == FL_HOST) {
-        if (t->recipe.op != RECIPE_NONE && recipe_lasts(t)) {
+        if (t->recipe.op != RECIPE_NONE && recipe_lasts(t, t->cur, t->n)) {
             t->fl = FL_RECIPE;
             return;
         }

@@ -13,14 +13,14 @@
 #define JIT_HASH_BITS 15
 #define JIT_PAGE_BITS 10
 #define JIT_MAX_INSNS 48
-#define JIT_MAX_EXITS (JIT_MAX_INSNS + 2)
+#define JIT_MAX_EXITS (JIT_MAX_INSNS + 8)
 #define TR_HOT_MAX    (16u * 1024) /* no block's code is larger */
 #define TR_COLD_MAX   (24u * 1024)
 
 /* Where generated code leaves a block for a known address. */
 struct texit {
     uint64_t target;
-    uint32_t jmp_at;   /* offset of the displacement of the branch */
+    uint32_t jmp_at;   /* offset of the displacement of the branch; 0: it is never linked */
     uint32_t stub;     /* offset of the code that asks for the link */
     uint32_t epoch_at; /* offset of the epoch that is compared; 0: same page */
     bool fpu;          /* vector state is live there */
@@ -114,6 +114,7 @@ void jit_on_fault(struct scpu *c);
 #define SITE_GROUP   (1u << 22)           /* for several instructions: no return behind it */
 #define SITE_ALIGNED (1u << 23)           /* 16 bytes, or #GP before anything else */
 #define SITE_STORE   (1u << 24)           /* only writes, and cannot fault: may go to a copy */
+#define SITE_X87     (1u << 25) /* x87 or MMX: an unmasked exception that waits comes first */
 /* The word of jit_on_help and jit_on_native: offset of a struct jhelp in the arena. */
 struct jhelp {
     struct insn in;
@@ -219,6 +220,8 @@ struct tr {
     uint32_t number;
     struct jinsn insn[JIT_MAX_INSNS];
     unsigned n, cur;
+    unsigned first; /* of the pass: a block that loops to itself is emitted twice */
+    uint8_t *loop_at, *loop_jmp; /* the second time; the branch from the first to it */
     struct group group[JIT_MAX_GROUPS];
     unsigned n_groups;
     enum flags_at fl;
@@ -249,6 +252,9 @@ void tr_flags_to_host(struct tr *t);
 void tr_flags_to_mem(struct tr *t);
 /* After an instruction of the guest. */
 void tr_flags_written(struct tr *t, const struct jinsn *ji);
+/* At a branch back to the block's first instruction: whether the flags need not be saved for
+ * the next round. */
+bool tr_flags_loop(const struct tr *t);
 void tr_recipe_run(struct asmb *a, const struct recipe *r);
 void tr_flags_save(struct asmb *a);
 void tr_flags_restore(struct asmb *a);

@@ -138,6 +138,14 @@ static bool hits(struct scpu *c, uint64_t va, unsigned span, enum tlb_kind kind)
     return (va ^ uop_tlb(c, va, kind)->tag) <= MEM_PAGE_SIZE - span;
 }
 
+static bool x87_error_waits(struct scpu *c)
+{
+    uint16_t sw;
+    soft_enter_fpu(c);
+    __asm__ volatile("fnstsw %0" : "=a"(sw));
+    return (sw & 0x80) != 0;
+}
+
 /*
  * The TLB had no entry for [va, va + span). When the page is RAM it is made, and the check done
  * again. A check for writing may stand before a read: then an entry is made only if that shows
@@ -146,7 +154,8 @@ static bool hits(struct scpu *c, uint64_t va, unsigned span, enum tlb_kind kind)
 static bool fill(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
 {
     if ((va & (MEM_PAGE_SIZE - 1)) + span > MEM_PAGE_SIZE ||
-        ((word & SITE_ALIGNED) && (va & 15) != 0)) {
+        ((word & SITE_ALIGNED) && (va & 15) != 0) ||
+        ((word & SITE_X87) && x87_error_waits(c))) {
         return false;
     }
     if (!(word & SITE_W)) {
@@ -213,6 +222,17 @@ static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t 
     return true;
 }
 
+/* An x87 exception waits: an x87 store raises it and shows nothing else, not even that its page
+ * is dirty. */
+static bool x87_waits(const struct scpu *c, uint32_t word)
+{
+    uint16_t fsw = 0;
+    if ((word & SITE_W) && c->fpu_live) {
+        __asm__ volatile("fnstsw %0" : "=a"(fsw));
+    }
+    return (fsw & 0x80) != 0;
+}
+
 uint32_t jit_on_store(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     const struct tblock *tb = block_of(c, site);
@@ -229,8 +249,10 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
     unsigned span = word >> 8 & 0xfff;
     uint32_t ip = tb->pcs[word & 0xff].ip & TPC_IP;
     c->rip = tb->va + ip;
-    bool filled = !tb->dead && fill(c, va, span, word);
-    if (filled || read_crossing(c, va, span, word) || write_crossing(c, va, span, word)) {
+    bool waits = x87_waits(c, word);
+    bool filled = !tb->dead && !waits && fill(c, va, span, word);
+    if (filled || read_crossing(c, va, span, word) ||
+        (!waits && write_crossing(c, va, span, word))) {
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
             return filled ? JIT_RETRY : JIT_COPY;
         }
@@ -390,7 +412,7 @@ void jit_run(struct scpu *c, struct tblock *tb)
         }
         /* Inside of a page a link is never looked at again. */
         if (!dead && flushes == (uint32_t)c->stats.code_flushes && !from->dead &&
-            (x->epoch_at != 0 || tb->page == from->page)) {
+            x->jmp_at != 0 && (x->epoch_at != 0 || tb->page == from->page)) {
             jit_link(c, x, tb);
         }
     }

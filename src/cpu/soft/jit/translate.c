@@ -99,11 +99,45 @@ static bool finish(struct tr *t)
         return false;
     }
     for (unsigned i = 0; i < t->n_exits; i++) { /* not linked yet */
-        e_patch(j->rw + exits[i].jmp_at, j->rw + exits[i].stub);
+        if (exits[i].jmp_at != 0) {
+            e_patch(j->rw + exits[i].jmp_at, j->rw + exits[i].stub);
+        }
     }
     j->hot = (uint32_t)align_up(tb->code_end, 16);
     j->cold = (uint32_t)(t->cold.p - j->rw);
     return jit_publish(t->c, tb);
+}
+
+static bool emit_pass(struct tr *t)
+{
+    for (t->cur = t->first; t->cur < t->n; t->cur++) {
+        if (!emit_one(t, &t->tb->pcs[t->cur])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The block once more, as the second and further rounds of a loop: see loop_back. */
+static void repeat(struct tr *t)
+{
+    unsigned n = t->n, groups = t->n_groups;
+    for (unsigned i = 0; i < n; i++) {
+        struct jinsn *ji = &t->insn[n + i];
+        native_copy(ji, &t->insn[i], sizeof(*ji));
+        ji->group = (int8_t)(ji->group < 0 ? -1 : ji->group + (int)groups);
+    }
+    for (unsigned g = 0; g < groups; g++) {
+        t->group[groups + g] = t->group[g];
+        t->group[groups + g].first += n;
+    }
+    t->n_groups = 2 * groups;
+    t->first = n;
+    t->n = 2 * n;
+    t->tb->n_insns = (uint16_t)t->n;
+    t->s0_group = -1;
+    t->loop_at = t->hot.p;
+    e_patch(t->loop_jmp, t->loop_at);
 }
 
 static bool emit_block(struct tr *t)
@@ -129,8 +163,12 @@ static bool emit_block(struct tr *t)
             break;
         }
     }
-    for (t->cur = 0; t->cur < t->n; t->cur++) {
-        if (!emit_one(t, &tb->pcs[t->cur])) {
+    if (!emit_pass(t)) {
+        return false;
+    }
+    if (t->loop_jmp != NULL) {
+        repeat(t);
+        if (!emit_pass(t)) {
             return false;
         }
     }
@@ -149,7 +187,7 @@ static bool x87_sites(struct tr *t)
     for (unsigned i = 0; i < t->n; i++) {
         n += t->insn[i].gen == gen_native && t->insn[i].desc.cls == NC_X87;
     }
-    t->x87_room = jit_arena(t->j, n * sizeof(*t->x87_room));
+    t->x87_room = jit_arena(t->j, 2 * n * sizeof(*t->x87_room)); /* see repeat */
     return t->x87_room != NULL;
 }
 
@@ -193,7 +231,8 @@ struct tblock *jit_translate(struct scpu *c)
     t->j = j;
     t->tb = tb;
     t->number = j->n_blocks;
-    t->n_groups = t->n_stubs = t->n_exits = 0;
+    t->n_groups = t->n_stubs = t->n_exits = t->first = 0;
+    t->loop_at = t->loop_jmp = NULL;
     t->fpu_known = false;
     t->recipe.op = RECIPE_NONE;
     t->hot.p = j->rw + j->hot;
