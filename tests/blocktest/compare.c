@@ -147,7 +147,6 @@ static void check_ram(struct report *r, const uint8_t *a, const uint8_t *b)
             if (at < BT_TABLES_END) {
                 x &= ~UINT64_C(0x20);
                 y &= ~UINT64_C(0x20);
-                y &= x | ~UINT64_C(0x40);
             }
             if (x != y) {
                 check(r, place(at, buf, sizeof(buf)), x, y);
