@@ -26,6 +26,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef BT_SANITIZED
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 struct options {
     uint64_t seed, count;
     unsigned only, stop;
@@ -415,6 +421,11 @@ int main(int argc, char **argv)
                         .fork = true};
     if (!parse(&o, argc, argv)) {
         return 1;
+    }
+    if (SANITIZED) {
+        printf("blocktest: skipped: the sanitizer's runtime uses the vector registers in which "
+               "the guest's are\n");
+        return 77;
     }
     dt_xcr0 = dt_host_xcr0();
     if (dt_xcr0 == 0) {

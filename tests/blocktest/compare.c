@@ -1,8 +1,7 @@
 /*
  * What differs between two end states. Everything that software can see counts, RAM included,
- * except the accessed bits of page tables, which a CPU may set early, a dirty bit that only the
- * second engine set (for an instruction that faulted for another reason than its page), the
- * page of the asynchronous handlers, and clocks.
+ * except the accessed bits of page tables, which a CPU may set early, the page of the
+ * asynchronous handlers, and clocks.
  */
 #include "blocktest.h"
 
