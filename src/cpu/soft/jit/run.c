@@ -222,17 +222,6 @@ static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t 
     return true;
 }
 
-/* An x87 exception waits: an x87 store raises it and shows nothing else, not even that its page
- * is dirty. */
-static bool x87_waits(const struct scpu *c, uint32_t word)
-{
-    uint16_t fsw = 0;
-    if ((word & SITE_W) && c->fpu_live) {
-        __asm__ volatile("fnstsw %0" : "=a"(fsw));
-    }
-    return (fsw & 0x80) != 0;
-}
-
 uint32_t jit_on_store(struct scpu *c, uint64_t va, const uint32_t *site)
 {
     const struct tblock *tb = block_of(c, site);
@@ -249,10 +238,8 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
     unsigned span = word >> 8 & 0xfff;
     uint32_t ip = tb->pcs[word & 0xff].ip & TPC_IP;
     c->rip = tb->va + ip;
-    bool waits = x87_waits(c, word);
-    bool filled = !tb->dead && !waits && fill(c, va, span, word);
-    if (filled || read_crossing(c, va, span, word) ||
-        (!waits && write_crossing(c, va, span, word))) {
+    bool filled = !tb->dead && fill(c, va, span, word);
+    if (filled || read_crossing(c, va, span, word) || write_crossing(c, va, span, word)) {
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
             return filled ? JIT_RETRY : JIT_COPY;
         }
