@@ -63,7 +63,7 @@ static void mem_was_written(void *opaque, const struct mem_slot *slot, uint64_t 
  * caches and tables stay below 64 MiB for up to 4 busy vCPUs. Tables of translated code take up
  * to half as much again.
  */
-#define CODE_BYTES_VM       (20 * MIB)
+#define CODE_BYTES_VM       (28 * MIB)
 #define CODE_BYTES_MAX      (16 * MIB)
 #define CODE_BYTES_TUNE_MIN (256 * KIB)
 #define BLOCK_BYTES_VM      (10 * MIB)
