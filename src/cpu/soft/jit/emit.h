@@ -205,6 +205,21 @@ static inline void e_const(struct asmb *a, unsigned reg, uint64_t v)
     }
 }
 
+/* To a multiple of n bytes by long NOPs: loops run up to a half slower from elsewhere. */
+static inline void e_align(struct asmb *a, unsigned n)
+{
+    static const uint8_t nop8[8] = {0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0};
+    while ((uintptr_t)a->p % n != 0) {
+        unsigned left = n - (unsigned)((uintptr_t)a->p % n);
+        if (left >= sizeof(nop8)) {
+            __builtin_memcpy(a->p, nop8, sizeof(nop8));
+            a->p += sizeof(nop8);
+        } else {
+            e8(a, 0x90);
+        }
+    }
+}
+
 /* rorx to, from, n: 32 bits, flags stay */
 static inline void e_rorx(struct asmb *a, unsigned to, unsigned from, unsigned n)
 {

@@ -12,6 +12,7 @@
 
 #define JIT_HASH_BITS 15
 #define JIT_PAGE_BITS 10
+#define JIT_ALIGN     64 /* of blocks and of loops in them */
 #define JIT_MAX_INSNS 48
 #define JIT_MAX_EXITS (JIT_MAX_INSNS + 8)
 #define TR_HOT_MAX    (16u * 1024) /* no block's code is larger */

@@ -158,5 +158,5 @@ void jit_make_thunks(struct jit *j)
     call_c(&a, (const void *)(uintptr_t)jit_on_fault);
     e_const(&a, RAX, 0);
     e_jmp_to(&a, j->rw + t->leave);
-    j->first_hot = begin(j, &a);
+    j->first_hot = (uint32_t)align_up(begin(j, &a), JIT_ALIGN);
 }

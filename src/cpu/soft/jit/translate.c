@@ -103,7 +103,7 @@ static bool finish(struct tr *t)
             e_patch(j->rw + exits[i].jmp_at, j->rw + exits[i].stub);
         }
     }
-    j->hot = (uint32_t)align_up(tb->code_end, 16);
+    j->hot = (uint32_t)align_up(tb->code_end, JIT_ALIGN);
     j->cold = (uint32_t)(t->cold.p - j->rw);
     return jit_publish(t->c, tb);
 }
@@ -136,6 +136,7 @@ static void repeat(struct tr *t)
     t->n = 2 * n;
     t->tb->n_insns = (uint16_t)t->n;
     t->s0_group = -1;
+    e_align(&t->hot, JIT_ALIGN);
     t->loop_at = t->hot.p;
     e_patch(t->loop_jmp, t->loop_at);
 }
