@@ -236,17 +236,6 @@ static uint64_t code_breakpoints(const struct scpu *c)
 
 #define DR6_BS UINT64_C(0x4000)
 
-/* Translated code for the next instruction, if it has been or is to be translated at once. */
-static struct tblock *translated(struct scpu *c)
-{
-    const struct soft_tuning *tune = &c->vm->tuning;
-    if (unlikely(tune->flush != 0) && jit_count_dispatch(c)) {
-        jit_flush(c);
-    }
-    struct tblock *tb = jit_find(c);
-    return tb == NULL && tune->hot == 0 ? jit_translate(c) : tb;
-}
-
 /*
  * One block, or one instruction when something must be looked at after each. Leaves either an
  * exception raised or the machine at an instruction boundary.
@@ -270,7 +259,7 @@ static void run_block(struct scpu *c)
     struct sblock *b = NULL;
     bool may_translate = !step && c->jit != NULL && jit_mode_ok(c->mode);
     if (may_translate) {
-        tb = translated(c);
+        tb = jit_next(c);
     }
     if (tb == NULL) {
         b = block_get(c, c->mode | (step ? MODE_STEP : 0));

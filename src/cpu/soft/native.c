@@ -280,19 +280,24 @@ static void note_x87(struct scpu *c, const struct native_insn *ni, uint64_t rip,
     }
 }
 
+bool native_x87_error(struct scpu *c)
+{
+    uint16_t sw;
+    soft_enter_fpu(c);
+    __asm__ volatile("fnstsw %0" : "=a"(sw));
+    return (sw & 0x80) != 0;
+}
+
 /* #MF and masked by no mode bit comes before anything about the memory operand. */
 static bool x87_error_waits(struct scpu *c, const struct native_insn *ni)
 {
-    uint16_t sw;
     bool waits = ni->x87_pointers || ni->desc.cls == NC_MMX || ni->desc.special == SP_FLDENV ||
                  ni->desc.special == SP_FRSTOR;
     if (!waits && !(ni->in.opcode == 0xd9 && ni->desc.cls == NC_X87 && ni->desc.mem_len == 2 &&
                     (ni->desc.flags & ND_MEM_R))) { /* FLDCW */
         return false;
     }
-    soft_enter_fpu(c);
-    __asm__ volatile("fnstsw %0" : "=a"(sw));
-    return (sw & 0x80) != 0;
+    return native_x87_error(c);
 }
 
 /* The access to va has faulted; but the #GP of a misaligned one comes before that. */

@@ -54,6 +54,8 @@ enum insn_result native_run(struct scpu *c, const struct insn *in);
  * c->mode.
  */
 bool native_plan(struct scpu *c, const struct insn *in, struct native_desc *ret_desc);
+/* Whether an unmasked x87 exception waits, which the next x87 or MMX instruction raises. */
+bool native_x87_error(struct scpu *c);
 /* Of an x87 instruction: whether FIP, FDP and FOP stay what they are. */
 bool native_x87_keeps_pointers(const struct insn *in);
 
@@ -66,6 +68,10 @@ void native_cache_flush(struct scpu *c);
  * Any number of calls, from one thread at a time. */
 int native_signals_init(struct err *err);
 
+/* Code memory, mapped twice: *ret_rx to run it, *ret_rw to write it; what could not be mapped
+ * is NULL, the caller unmaps. name: what it is for. */
+int native_map_code(const char *name, uint32_t bytes, uint8_t **ret_rx, uint8_t **ret_rw,
+                    struct err *err);
 /* Faults of the host in [rx, rx + bytes) are c's too: jit_fault. */
 void native_register_code(struct scpu *c, const void *rx, size_t bytes);
 

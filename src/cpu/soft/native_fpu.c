@@ -274,24 +274,25 @@ static void find_features(struct native_cache *nc, const struct cpu_model *model
     }
 }
 
-static int map_code(struct native_cache *nc, struct err *err)
+int native_map_code(const char *name, uint32_t bytes, uint8_t **ret_rx, uint8_t **ret_rw,
+                    struct err *err)
 {
-    int fd = memfd_create("native-code", MFD_CLOEXEC);
+    int fd = memfd_create(name, MFD_CLOEXEC);
     if (fd < 0) {
-        return ERR(err, ENGINE, errno, "code memory: %s", strerror(errno));
+        return ERR(err, ENGINE, errno, "memory for %s: %s", name, strerror(errno));
     }
     void *rw = MAP_FAILED, *rx = MAP_FAILED;
-    if (ftruncate(fd, NATIVE_CODE_BYTES) == 0) {
-        rw = mmap(NULL, NATIVE_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        rx = mmap(NULL, NATIVE_CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (ftruncate(fd, bytes) == 0) {
+        rw = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        rx = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     }
     int e = errno;
     close(fd);
-    nc->rw = rw == MAP_FAILED ? NULL : rw;
-    nc->rx = rx == MAP_FAILED ? NULL : rx;
-    if (nc->rw == NULL || nc->rx == NULL) {
-        return ERR(err, ENGINE, e, "executable memory for %u bytes of code: %s",
-                   NATIVE_CODE_BYTES, strerror(e));
+    *ret_rw = rw == MAP_FAILED ? NULL : rw;
+    *ret_rx = rx == MAP_FAILED ? NULL : rx;
+    if (*ret_rw == NULL || *ret_rx == NULL) {
+        return ERR(err, ENGINE, e, "executable memory for %u bytes of %s: %s", bytes, name,
+                   strerror(e));
     }
     return 0;
 }
@@ -315,7 +316,7 @@ int native_cache_new(struct scpu *c, struct err *err)
     if (nc->insns == NULL) {
         rc = ERR(err, NO_MEMORY, ENOMEM, "native instructions: %s", strerror(errno));
     } else {
-        rc = map_code(nc, err);
+        rc = native_map_code("native-code", NATIVE_CODE_BYTES, &nc->rx, &nc->rw, err);
     }
     if (rc == 0) {
         find_host(nc, c->vm->model);

@@ -21,7 +21,6 @@ const uint8_t jit_host_reg[16] = {
     [X86_R12] = R12, [X86_R13] = R13, [X86_R14] = NO_REG, [X86_R15] = NO_REG,
 };
 
-#define OFF_GPR(g)  (offsetof(struct scpu, gpr) + (g) * sizeof(uint64_t))
 #define OFF_SLOT(g) (offsetof(struct scpu, jit_slot) + (size_t)(g) * sizeof(uint64_t))
 #define OFF_SEG(s)  (offsetof(struct scpu, seg_base) + (s) * sizeof(uint64_t))
 
@@ -61,7 +60,7 @@ static bool is_const(const struct insn *in)
     return (in->rip_rel || (in->base >= INSN_NOREG && in->index >= INSN_NOREG)) && !has_seg(in);
 }
 
-static uint64_t const_ea(const struct tr *t, const struct insn *in)
+uint64_t tr_const_ea(const struct tr *t, const struct insn *in)
 {
     uint64_t rip = in->rip_rel ? t->tb->va + t->insn[t->cur].ip + in->len : 0;
     return rip + (uint64_t)in->disp;
@@ -72,7 +71,7 @@ void tr_ea(struct tr *t, const struct insn *in)
     struct asmb *a = &t->hot;
     bool base = in->base < INSN_NOREG, index = in->index < INSN_NOREG;
     if (in->rip_rel || (!base && !index)) {
-        e_const(a, S1, const_ea(t, in));
+        e_const(a, S1, tr_const_ea(t, in));
         if (has_seg(in)) {
             e_load(a, RAX, OFF_SEG(in->seg));
             e_lea(a, S1, S1, RAX, 0, 0);
@@ -249,7 +248,7 @@ void tr_operand(struct tr *t, struct jinsn *ji, unsigned size, bool write, struc
                     (ji->pure_store && ji->group < 0 ? SITE_STORE : 0);
     word |= x87_word(ji);
     if (is_const(in)) {
-        uint64_t ea = const_ea(t, in);
+        uint64_t ea = tr_const_ea(t, in);
         if ((ea & (MEM_PAGE_SIZE - 1)) + size <= MEM_PAGE_SIZE) {
             check_const(t, ea, size, write, word, m);
             return;

@@ -4,7 +4,7 @@
  *
  * A block is keyed by physical address, virtual address and mode. It is dropped when the
  * generation of its page changes: whoever writes to decoded code changes that, notes the page
- * in vm->stale and asks every vCPU to look (soft_code_changed), which each does before it runs
+ * in vm->stale and asks every vCPU to look (soft_code_written), which each does before it runs
  * another block after its next poll. Dropping turns the block's entry into an exit and takes
  * back the branches that were linked to it; its memory is used again only after all of it has
  * been flushed, which is also what happens when there is no more room.
@@ -30,28 +30,6 @@ static void parts_reset(struct jit *j)
     j->cold_end = j->bytes;
     j->arena_used = 0;
     j->n_blocks = 0;
-}
-
-static int map_code(struct jit *j, struct err *err)
-{
-    int fd = memfd_create("translated-code", MFD_CLOEXEC);
-    if (fd < 0) {
-        return ERR(err, ENGINE, errno, "memory for translated code: %s", strerror(errno));
-    }
-    void *rw = MAP_FAILED, *rx = MAP_FAILED;
-    if (ftruncate(fd, j->bytes) == 0) {
-        rw = mmap(NULL, j->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        rx = mmap(NULL, j->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    int e = errno;
-    close(fd);
-    j->rw = rw == MAP_FAILED ? NULL : rw;
-    j->rx = rx == MAP_FAILED ? NULL : rx;
-    if (j->rw == NULL || j->rx == NULL) {
-        return ERR(err, ENGINE, e, "executable memory for %u bytes of translated code: %s",
-                   j->bytes, strerror(e));
-    }
-    return 0;
 }
 
 static void jc_clear(struct scpu *c)
@@ -89,8 +67,9 @@ int jit_new(struct scpu *c, struct err *err)
     if (j->arena == NULL || j->blocks == NULL) {
         return ERR(err, NO_MEMORY, ENOMEM, "soft engine: no memory for the translator");
     }
-    if (map_code(j, err) != 0) {
-        return -1;
+    int r = native_map_code("translated-code", j->bytes, &j->rx, &j->rw, err);
+    if (r != 0) {
+        return r;
     }
     jit_make_thunks(j);
     parts_reset(j);
@@ -184,16 +163,14 @@ void soft_code_epoch(struct scpu *c, unsigned half)
     c->jit_low_kernel = c->jit_low_kernel && half != 0;
 }
 
-static void jc_put(struct scpu *c, const struct tblock *tb)
+static void jc_put(struct scpu *c, struct tblock *tb)
 {
-    if (!(tb->mode & MODE_CPL3) && !(tb->va >> 63) && !c->jit_low_kernel) {
-        c->jit_low_kernel = true;
-    }
+    c->jit_low_kernel |= !(tb->mode & MODE_CPL3) && !(tb->va >> 63);
     enum mmu_index m = soft_mode_mmu(tb->mode);
     size_t i = tb->va & (JIT_JC_SIZE - 1);
     c->jit_jc[m][i].tag = tb->va ^ c->jit_key[m];
     c->jit_jc[m][i].code = jit_rx(c->jit, tb->code);
-    c->jit_jc_block[m][i] = (struct tblock *)(uintptr_t)tb;
+    c->jit_jc_block[m][i] = tb;
 }
 
 /* The block at c->rip if it is in the table of targets. */
@@ -216,7 +193,7 @@ static struct tblock **bucket(struct jit *j, uint64_t pa, uint64_t va, uint32_t 
     return &j->hash[h >> (64 - JIT_HASH_BITS)];
 }
 
-struct tblock *jit_lookup(struct jit *j, uint64_t pa, uint64_t va, uint32_t mode)
+static struct tblock *lookup(struct jit *j, uint64_t pa, uint64_t va, uint32_t mode)
 {
     struct tblock **p = bucket(j, pa, va, mode);
     while (*p != NULL) {
@@ -281,7 +258,7 @@ struct tblock *jit_find(struct scpu *c)
         c->exc.pending = false; /* the interpreter raises it */
         return NULL;
     }
-    tb = jit_lookup(j, e->gpa + (c->rip & (MEM_PAGE_SIZE - 1)), c->rip, c->mode);
+    tb = lookup(j, e->gpa + (c->rip & (MEM_PAGE_SIZE - 1)), c->rip, c->mode);
     if (tb == NULL) {
         return NULL;
     }

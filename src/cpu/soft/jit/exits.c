@@ -163,20 +163,12 @@ static void store_return(struct tr *t, struct jinsn *ji)
     }
 }
 
-static void move_sp(struct asmb *a, int32_t by)
-{
-    unsigned sp = jit_host_reg[X86_RSP];
-    if (by != 0) {
-        e_lea(a, sp, sp, NO_REG, 0, by);
-    }
-}
-
 void gen_call(struct tr *t, struct jinsn *ji)
 {
     uint64_t next = next_of(t, ji), target = next + ji->in.imm;
     tr_flags_to_mem(t);
     store_return(t, ji);
-    move_sp(&t->hot, -8);
+    e_move_sp(&t->hot, -8);
     tr_exit_to(t, target, target < next);
 }
 
@@ -214,7 +206,9 @@ static void jump_s1(struct tr *t, int32_t pop)
     struct stub *s = find_target(t);
     struct mop code = mop_mem(RAX, NO_REG, (int32_t)target_off(soft_mode_mmu(t->tb->mode)) + 8);
     s->pop = pop;
-    move_sp(&t->hot, pop);
+    if (pop != 0) {
+        e_move_sp(&t->hot, pop);
+    }
     e_op(&t->hot, E_GS, 0xff, 4, &code);
 }
 
@@ -260,7 +254,7 @@ void gen_callind(struct tr *t, struct jinsn *ji)
     e_store(a, RAX, OFF_CODE);
     s->retry = a->p;
     store_return(t, ji);
-    move_sp(a, -8);
+    e_move_sp(a, -8);
     e_gs(a, 0, 0xff, 4, OFF_CODE);
 }
 
@@ -361,7 +355,9 @@ static void stub_jump(struct tr *t, const struct stub *s)
         e_jmp_to(a, s->retry);
         return;
     }
-    move_sp(a, s->pop);
+    if (s->pop != 0) {
+        e_move_sp(a, s->pop);
+    }
     e_gs(a, 0, 0xff, 4, OFF_CODE);
 }
 

@@ -33,8 +33,7 @@ void tr_flags_restore(struct asmb *a)
 
 static struct mop guest_reg(unsigned g)
 {
-    return jit_host_reg[g] != NO_REG ? mop_reg(jit_host_reg[g])
-                                     : mop_gs(offsetof(struct scpu, gpr) + g * 8);
+    return jit_host_reg[g] != NO_REG ? mop_reg(jit_host_reg[g]) : mop_gs(OFF_GPR(g));
 }
 
 /* op rax, src of the recipe; alu: 0 add, 5 sub, 7 cmp, 8 test. */

@@ -383,7 +383,7 @@ void gen_movimm(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
     if (in->opcode < 0xc0) {
-        unsigned g = (in->opcode & 7u) | ((in->rex & 1u) << 3);
+        unsigned g = opcode_reg(in);
         if (ji->size >= 4) {
             unsigned r = tr_dest(g, S1);
             e_const(&t->hot, r, ji->size == 4 ? (uint32_t)in->imm : in->imm);
@@ -402,43 +402,41 @@ void gen_movimm(struct tr *t, struct jinsn *ji)
 
 void gen_lea(struct tr *t, struct jinsn *ji)
 {
-    struct insn plain = ji->in;
+    const struct insn *in = &ji->in;
     struct asmb *a = &t->hot;
-    plain.seg = X86_DS; /* no segment base in it */
-    unsigned dst = tr_dest(plain.reg, S1);
-    if (plain.rip_rel || (plain.base >= INSN_NOREG && plain.index >= INSN_NOREG)) {
-        uint64_t rip = plain.rip_rel ? t->tb->va + ji->ip + plain.len : 0;
-        uint64_t ea = rip + (uint64_t)plain.disp;
+    unsigned dst = tr_dest(in->reg, S1);
+    if (in->rip_rel || (in->base >= INSN_NOREG && in->index >= INSN_NOREG)) {
+        uint64_t ea = tr_const_ea(t, in);
         if (ji->size == 2) {
             e_const(a, RAX, (uint16_t)ea);
             t->s0_group = -1;
-            dst = tr_read(t, plain.reg, S1);
+            dst = tr_read(t, in->reg, S1);
             e_rr(a, E_66, 0x8b, dst, RAX);
         } else {
             e_const(a, dst, ji->size == 4 ? (uint32_t)ea : ea);
         }
-        tr_wrote(t, plain.reg, dst);
+        tr_wrote(t, in->reg, dst);
         return;
     }
     unsigned b = NO_REG, x = NO_REG;
-    if (plain.base < INSN_NOREG) {
-        b = tr_read(t, plain.base, S1);
+    if (in->base < INSN_NOREG) {
+        b = tr_read(t, in->base, S1);
     }
-    if (plain.index < INSN_NOREG) {
-        x = tr_read(t, plain.index, RAX);
+    if (in->index < INSN_NOREG) {
+        x = tr_read(t, in->index, RAX);
         t->s0_group = x == RAX ? -1 : t->s0_group;
     }
-    struct mop m = mop_mem(b, x, (int32_t)plain.disp);
-    m.scale = plain.scale;
+    struct mop m = mop_mem(b, x, (int32_t)in->disp);
+    m.scale = in->scale;
     if (ji->size == 2) {
         e_op(a, E_W, 0x8d, S1, &m);
-        dst = tr_read(t, plain.reg, RAX);
+        dst = tr_read(t, in->reg, RAX);
         t->s0_group = -1;
         e_rr(a, E_66, 0x8b, dst, S1);
     } else {
         e_op(a, ji->size == 8 ? E_W : 0, 0x8d, dst, &m);
     }
-    tr_wrote(t, plain.reg, dst);
+    tr_wrote(t, in->reg, dst);
 }
 
 void gen_extend(struct tr *t, struct jinsn *ji)
@@ -503,7 +501,7 @@ void gen_xchg(struct tr *t, struct jinsn *ji)
 {
     struct insn *in = &ji->in;
     if (in->opcode >= 0x90) {
-        in->rm = (uint8_t)((in->opcode & 7u) | ((in->rex & 1u) << 3));
+        in->rm = (uint8_t)opcode_reg(in);
         in->reg = X86_RAX;
     }
     struct form f = {.how = size_how(ji->size),
@@ -518,7 +516,7 @@ void gen_xchg(struct tr *t, struct jinsn *ji)
 
 void gen_bswap(struct tr *t, struct jinsn *ji)
 {
-    unsigned g = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
+    unsigned g = opcode_reg(&ji->in);
     unsigned r = tr_read(t, g, S1);
     struct asmb *a = &t->hot;
     if (ji->size == 2) {

@@ -1,10 +1,14 @@
 /* Instructions that use the stack. SDM vol. 2. */
 #include "cpu/soft/jit/jit_int.h"
 
-static void move_sp(struct tr *t, int32_t by)
+/* Writes what is in scpu.jit_tmp below the stack pointer. */
+static void push_tmp(struct tr *t, struct jinsn *ji)
 {
-    unsigned sp = jit_host_reg[X86_RSP];
-    e_lea(&t->hot, sp, sp, NO_REG, 0, by);
+    struct mop m;
+    tr_push_slot(t, ji, &m);
+    unsigned r = tr_scratch(t, &m);
+    e_load(&t->hot, r, offsetof(struct scpu, jit_tmp));
+    e_op(&t->hot, E_W, 0x89, r, &m);
 }
 
 static void push_reg(struct tr *t, struct jinsn *ji, unsigned g)
@@ -24,30 +28,27 @@ void gen_push(struct tr *t, struct jinsn *ji)
         e_op(&t->hot, E_W, 0xc7, 0, &m);
         e32(&t->hot, (uint32_t)in->imm);
     } else if (in->opcode != 0xff) {
-        push_reg(t, ji, (in->opcode & 7u) | ((in->rex & 1u) << 3));
+        push_reg(t, ji, opcode_reg(in));
     } else if (!in->is_mem) {
         push_reg(t, ji, in->rm);
     } else {
         tr_operand(t, ji, 8, false, &m);
         e_op(&t->hot, E_W, 0x8b, S1, &m);
         e_store(&t->hot, S1, offsetof(struct scpu, jit_tmp));
-        tr_push_slot(t, ji, &m);
-        unsigned r = tr_scratch(t, &m);
-        e_load(&t->hot, r, offsetof(struct scpu, jit_tmp));
-        e_op(&t->hot, E_W, 0x89, r, &m);
+        push_tmp(t, ji);
     }
-    move_sp(t, -8);
+    e_move_sp(&t->hot, -8);
 }
 
 void gen_pop(struct tr *t, struct jinsn *ji)
 {
-    unsigned g = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
+    unsigned g = opcode_reg(&ji->in);
     struct mop m;
     tr_stack(t, ji, 0, 8, false, &m);
     unsigned r = tr_dest(g, S1);
     e_op(&t->hot, E_W, 0x8b, r, &m);
     if (g != X86_RSP) {
-        move_sp(t, 8);
+        e_move_sp(&t->hot, 8);
     }
     tr_wrote(t, g, r);
 }
@@ -65,7 +66,6 @@ void gen_leave(struct tr *t, struct jinsn *ji)
 void gen_pushf(struct tr *t, struct jinsn *ji)
 {
     struct asmb *a = &t->hot;
-    struct mop m;
     tr_flags_to_mem(t);
     e_gs(a, E_0F, 0xb7, S1, offsetof(struct scpu, aflags)); /* movzx S1d, aflags */
     t->fl = FL_MEM;
@@ -82,9 +82,6 @@ void gen_pushf(struct tr *t, struct jinsn *ji)
     e_rr(a, 0, 0x0b, S1, RAX);
     e_gs(a, E_W, 0x0b, S1, offsetof(struct scpu, sysflags));
     e_store(a, S1, offsetof(struct scpu, jit_tmp));
-    tr_push_slot(t, ji, &m);
-    unsigned r = tr_scratch(t, &m);
-    e_load(a, r, offsetof(struct scpu, jit_tmp));
-    e_op(a, E_W, 0x89, r, &m);
-    move_sp(t, -8);
+    push_tmp(t, ji);
+    e_move_sp(&t->hot, -8);
 }

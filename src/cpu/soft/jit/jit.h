@@ -29,6 +29,8 @@ static inline bool jit_mode_ok(uint32_t mode)
 }
 /* Generated code for c->rip in c->mode, if there is some. Raises nothing. */
 struct tblock *jit_find(struct scpu *c);
+/* The same for who goes on there: translates it if that is to be done at once. */
+struct tblock *jit_next(struct scpu *c);
 /* Translates from c->rip, whose page is c's for fetches. NULL: its first instruction is one for
  * the interpreter. */
 struct tblock *jit_translate(struct scpu *c);
@@ -38,8 +40,6 @@ void jit_run(struct scpu *c, struct tblock *tb);
 
 /* Makes c the base of gs on this thread. */
 void jit_set_base(struct scpu *c);
-/* Whether the stress setting wants all code dropped before the next dispatch. */
-bool jit_count_dispatch(struct scpu *c);
 
 /* Drops what was translated from pages whose generation has changed. Between instructions. */
 void jit_drop_stale(struct scpu *c);

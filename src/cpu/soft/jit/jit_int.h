@@ -81,7 +81,6 @@ struct jit_thunks {
 
 /* ---- cache.c ---- */
 void *jit_arena(struct jit *j, size_t bytes); /* NULL: full */
-struct tblock *jit_lookup(struct jit *j, uint64_t pa, uint64_t va, uint32_t mode);
 /* Enters tb in the tables. */
 bool jit_publish(struct scpu *c, struct tblock *tb);
 void jit_kill(struct jit *j, struct tblock *tb);
@@ -126,6 +125,17 @@ struct jhelp {
 
 /* Host register of each guest register; NO_REG: it lives in struct scpu. */
 extern const uint8_t jit_host_reg[16];
+#define OFF_GPR(g) (offsetof(struct scpu, gpr) + (g) * sizeof(uint64_t))
+/* The stack pointer moves. */
+static inline void e_move_sp(struct asmb *a, int32_t by)
+{
+    e_lea(a, jit_host_reg[X86_RSP], jit_host_reg[X86_RSP], NO_REG, 0, by);
+}
+/* The guest register that an opcode names without modrm. */
+static inline unsigned opcode_reg(const struct insn *in)
+{
+    return (in->opcode & 7u) | (in->rex & 1u) << 3;
+}
 #define S0 RAX /* scratch: addends, flags */
 #define S1 R11 /* scratch: addresses */
 
@@ -272,6 +282,8 @@ void tr_push_slot(struct tr *t, struct jinsn *ji, struct mop *m);
 void tr_collapse(struct tr *t, struct mop *m);
 /* S1 = effective address of in's memory operand. */
 void tr_ea(struct tr *t, const struct insn *in);
+/* The same where no register is in it. */
+uint64_t tr_const_ea(const struct tr *t, const struct insn *in);
 /* A check of S1, which holds a linear address; afterwards S0 is the page's host address and S1
  * the offset in it. retry: where S1 was computed; word: SITE_* beside the instruction and the
  * span. */
@@ -325,4 +337,10 @@ struct jit {
 static inline void *jit_rx(const struct jit *j, uint32_t off)
 {
     return j->rx + off;
+}
+
+/* Where va stands if the groups of the block there do not pay. */
+static inline uint64_t *jit_no_groups(struct jit *j, uint64_t va)
+{
+    return &j->no_groups[(va * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
 }

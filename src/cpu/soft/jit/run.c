@@ -89,15 +89,22 @@ static uint32_t interpret(struct scpu *c, const struct tblock *tb, uint32_t ip)
     return after(c, tb, run_insn(c, &in, row), tlb_gen);
 }
 
-static uint32_t run_help(struct scpu *c, const uint32_t *site, bool native)
+/* The instruction that a site hands to C, with the vCPU at it. */
+static const struct jhelp *begin_help(struct scpu *c, const uint32_t *site)
 {
-    const struct tblock *tb = block_of(c, site);
     const struct jhelp *h = (const struct jhelp *)(const void *)(c->jit->arena + site[1]);
-    uint32_t tlb_gen = c->tlb_gen;
-    c->rip = tb->va + h->ip;
+    c->rip = block_of(c, site)->va + h->ip;
     c->next_rip = c->rip + h->in.len;
     c->stats.jit_helped++;
-    return after(c, tb, native ? native_run(c, &h->in) : h->in.fn(c, &h->in), tlb_gen);
+    return h;
+}
+
+static uint32_t run_help(struct scpu *c, const uint32_t *site, bool native)
+{
+    const struct jhelp *h = begin_help(c, site);
+    uint32_t tlb_gen = c->tlb_gen;
+    enum insn_result r = native ? native_run(c, &h->in) : h->in.fn(c, &h->in);
+    return after(c, block_of(c, site), r, tlb_gen);
 }
 
 uint32_t jit_on_help(struct scpu *c, uint64_t va, const uint32_t *site)
@@ -138,14 +145,6 @@ static bool hits(struct scpu *c, uint64_t va, unsigned span, enum tlb_kind kind)
     return (va ^ uop_tlb(c, va, kind)->tag) <= MEM_PAGE_SIZE - span;
 }
 
-static bool x87_error_waits(struct scpu *c)
-{
-    uint16_t sw;
-    soft_enter_fpu(c);
-    __asm__ volatile("fnstsw %0" : "=a"(sw));
-    return (sw & 0x80) != 0;
-}
-
 /*
  * The TLB had no entry for [va, va + span). When the page is RAM it is made, and the check done
  * again. A check for writing may stand before a read: then an entry is made only if that shows
@@ -155,7 +154,7 @@ static bool fill(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
 {
     if ((va & (MEM_PAGE_SIZE - 1)) + span > MEM_PAGE_SIZE ||
         ((word & SITE_ALIGNED) && (va & 15) != 0) ||
-        ((word & SITE_X87) && x87_error_waits(c))) {
+        ((word & SITE_X87) && native_x87_error(c))) {
         return false;
     }
     if (!(word & SITE_W)) {
@@ -175,19 +174,34 @@ static void ungroup(struct scpu *c, struct tblock *tb)
         return;
     }
     struct jit *j = c->jit;
-    j->no_groups[(tb->va * UINT64_C(0x9e3779b97f4a7c15)) >> 56] = tb->va;
+    *jit_no_groups(j, tb->va) = tb->va;
     jit_kill(j, tb);
+}
+
+/* Bytes of [va, va + span) in its first page, when it lies in two that can be addressed; 0:
+ * not. */
+static unsigned crossing(const struct scpu *c, uint64_t va, unsigned span)
+{
+    uint64_t off = va & (MEM_PAGE_SIZE - 1);
+    bool two =
+        off + span > MEM_PAGE_SIZE && soft_canonical(c, va) && soft_canonical(c, va + span - 1);
+    return two ? (unsigned)(MEM_PAGE_SIZE - off) : 0;
+}
+
+/* Generated code goes on with the operand at b. */
+static void use_copy(struct scpu *c, uint64_t va, const uint8_t *b)
+{
+    c->jit_va = va & (MEM_PAGE_SIZE - 1);
+    c->jit_tmp = (uint64_t)(uintptr_t)b - c->jit_va;
 }
 
 /* A read that lies in two pages of RAM: of a copy. False: not here. */
 static bool read_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
 {
-    if ((word & (SITE_W | SITE_GROUP | SITE_ALIGNED)) ||
-        (va & (MEM_PAGE_SIZE - 1)) + span <= MEM_PAGE_SIZE || !soft_canonical(c, va) ||
-        !soft_canonical(c, va + span - 1)) {
+    unsigned n = crossing(c, va, span);
+    if (n == 0 || (word & (SITE_W | SITE_GROUP | SITE_ALIGNED))) {
         return false;
     }
-    unsigned n = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
     const uint8_t *first = soft_ram_ptr(c, va, n, false);
     const uint8_t *second = first == NULL ? NULL : soft_ram_ptr(c, va + n, span - n, false);
     if (second == NULL) {
@@ -196,20 +210,15 @@ static bool read_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t w
     uint8_t *b = c->bounce + (va & 63);
     native_copy(b, first, n);
     native_copy(b + n, second, span - n);
-    c->jit_va = va & (MEM_PAGE_SIZE - 1);
-    c->jit_tmp = (uint64_t)(uintptr_t)b - c->jit_va;
+    use_copy(c, va, b);
     return true;
 }
 
 /* The same for an instruction that only writes: what it writes goes into place afterwards. */
 static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t word)
 {
-    if (!(word & SITE_STORE) || (va & (MEM_PAGE_SIZE - 1)) + span <= MEM_PAGE_SIZE ||
-        !soft_canonical(c, va) || !soft_canonical(c, va + span - 1)) {
-        return false;
-    }
-    unsigned n = (unsigned)(MEM_PAGE_SIZE - (va & (MEM_PAGE_SIZE - 1)));
-    if (soft_ram_ptr(c, va, n, true) == NULL ||
+    unsigned n = crossing(c, va, span);
+    if (n == 0 || !(word & SITE_STORE) || soft_ram_ptr(c, va, n, true) == NULL ||
         soft_ram_ptr(c, va + n, span - n, true) == NULL) {
         return false;
     }
@@ -217,8 +226,7 @@ static bool write_crossing(struct scpu *c, uint64_t va, unsigned span, uint32_t 
     if (b == NULL) {
         return false;
     }
-    c->jit_va = va & (MEM_PAGE_SIZE - 1);
-    c->jit_tmp = (uint64_t)(uintptr_t)b - c->jit_va;
+    use_copy(c, va, b);
     return true;
 }
 
@@ -243,8 +251,7 @@ uint32_t jit_on_slow(struct scpu *c, uint64_t va, const uint32_t *site)
         if (c->tlb_gen == tlb_gen || tb->n_groups == 0) {
             return filled ? JIT_RETRY : JIT_COPY;
         }
-        c->access_open = false; /* nothing has been written to the copy yet */
-        /* Other groups may be elsewhere now. */
+        /* Other groups may be elsewhere now; nothing has been written to a copy yet. */
         c->irq_shadow |= (tb->pcs[word & 0xff].ip & TPC_SHADOW) != 0;
         return leave(c, INSN_JUMP);
     }
@@ -320,22 +327,14 @@ void jit_set_base(struct scpu *c)
     }
 }
 
-bool jit_count_dispatch(struct scpu *c)
-{
-    return ++c->jit->dispatches % c->vm->tuning.flush == 0;
-}
-
-static struct tblock *next_block(struct scpu *c)
+struct tblock *jit_next(struct scpu *c)
 {
     const struct soft_tuning *tune = &c->vm->tuning;
-    if (unlikely(tune->flush != 0) && jit_count_dispatch(c)) {
+    if (unlikely(tune->flush != 0) && ++c->jit->dispatches % tune->flush == 0) {
         jit_flush(c);
     }
     struct tblock *tb = jit_find(c);
-    if (tb == NULL && tune->hot == 0) {
-        tb = jit_translate(c);
-    }
-    return tb;
+    return tb == NULL && tune->hot == 0 ? jit_translate(c) : tb;
 }
 
 /* After an instruction that ended its block in C: whether nothing has to be looked at before
@@ -350,24 +349,27 @@ static bool nothing_waits(const struct scpu *c)
            !(c->sysflags & FL_RF) && jit_mode_ok(c->mode);
 }
 
+/* The block to go on with then; NULL: the run loop has to look. */
+static struct tblock *go_on(struct scpu *c)
+{
+    struct tblock *tb = nothing_waits(c) ? jit_next(c) : NULL;
+    if (tb != NULL) {
+        c->step_rule = STEP_TF_BEFORE;
+    }
+    return tb;
+}
+
 void *jit_on_end(struct scpu *c, uint64_t va, const uint32_t *site)
 {
-    const struct tblock *tb = block_of(c, site), *next;
-    const struct jhelp *h = (const struct jhelp *)(const void *)(c->jit->arena + site[1]);
+    const struct jhelp *h = begin_help(c, site);
     (void)va;
-    c->rip = tb->va + h->ip;
-    c->next_rip = c->rip + h->in.len;
-    c->stats.jit_helped++;
     enum insn_result r = h->in.fn(c, &h->in);
     if (r == INSN_NEXT || r == INSN_NEXT_FLUSH) {
         c->rip = c->next_rip;
     }
     leave(c, r);
-    if (!nothing_waits(c) || (next = next_block(c)) == NULL) {
-        return NULL;
-    }
-    c->step_rule = STEP_TF_BEFORE;
-    return jit_rx(c->jit, next->code);
+    const struct tblock *next = go_on(c);
+    return next != NULL ? jit_rx(c->jit, next->code) : NULL;
 }
 
 void jit_run(struct scpu *c, struct tblock *tb)
@@ -377,10 +379,10 @@ void jit_run(struct scpu *c, struct tblock *tb)
     for (;;) {
         uint64_t at = enter(c, jit_rx(j, tb->code));
         if (at == 0) {
-            if (!nothing_waits(c) || (tb = next_block(c)) == NULL) {
+            tb = go_on(c);
+            if (tb == NULL) {
                 return;
             }
-            c->step_rule = STEP_TF_BEFORE;
             continue;
         }
         const uint32_t *site = (const uint32_t *)(uintptr_t)at;
@@ -393,7 +395,7 @@ void jit_run(struct scpu *c, struct tblock *tb)
             return;
         }
         uint32_t flushes = (uint32_t)c->stats.code_flushes;
-        tb = next_block(c);
+        tb = jit_next(c);
         if (tb == NULL) {
             return;
         }

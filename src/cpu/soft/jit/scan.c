@@ -73,7 +73,7 @@ static void scan_movimm(struct jinsn *ji)
     if (ji->in.opcode >= 0xc0) {
         writes_rm(ji);
     } else {
-        ji->writes |= BIT((ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3));
+        ji->writes |= BIT(opcode_reg(&ji->in));
     }
 }
 static void scan_to_reg(struct jinsn *ji)
@@ -115,7 +115,7 @@ static void scan_none(struct jinsn *ji)
 static void scan_xchg(struct jinsn *ji)
 {
     if (ji->in.opcode >= 0x90) {
-        ji->writes |= BIT(X86_RAX) | BIT((ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3));
+        ji->writes |= BIT(X86_RAX) | BIT(opcode_reg(&ji->in));
     } else {
         writes_reg(ji);
         writes_rm(ji);
@@ -155,7 +155,7 @@ static void scan_bt(struct jinsn *ji)
 }
 static void scan_bswap(struct jinsn *ji)
 {
-    ji->writes |= BIT((ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3));
+    ji->writes |= BIT(opcode_reg(&ji->in));
 }
 static void scan_cmpxchg(struct jinsn *ji)
 {
@@ -216,7 +216,7 @@ static void scan_push(struct jinsn *ji)
 }
 static void scan_pop(struct jinsn *ji)
 {
-    unsigned reg = (ji->in.opcode & 7u) | ((ji->in.rex & 1u) << 3);
+    unsigned reg = opcode_reg(&ji->in);
     ji->size = ji->in.osize;
     stack_access(ji, 0, ji->size, false);
     ji->writes |= BIT(reg);
@@ -547,8 +547,7 @@ static void move_groups(struct tr *t, const struct jinsn *ji)
 
 static void make_groups(struct tr *t)
 {
-    uint64_t key = (t->tb->va * UINT64_C(0x9e3779b97f4a7c15)) >> 56;
-    if (t->j->no_groups[key] == t->tb->va) {
+    if (*jit_no_groups(t->j, t->tb->va) == t->tb->va) {
         return;
     }
     for (unsigned n = 0; n < t->n; n++) {

@@ -9,8 +9,6 @@
  */
 #include "cpu/soft/jit/jit_int.h"
 
-#define OFF_GPR(n) (offsetof(struct scpu, gpr) + (n) * sizeof(uint64_t))
-
 static void spill(struct asmb *a)
 {
     for (unsigned g = 0; g < 16; g++) {
