@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 /* ---- mode ---- */
 
@@ -536,25 +537,30 @@ void scpu_free(struct engine_vcpu *vcpu)
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
     free(c->cold);
-    free(c);
+    munmap(c, sizeof(*c));
 }
 
 int scpu_new(struct engine_vm *evm, unsigned index, struct engine_vcpu **ret_vcpu,
              struct err *err)
 {
     struct soft_vm *vm = (struct soft_vm *)evm;
-    struct scpu *c = aligned_alloc(4096, align_up(sizeof(*c), 4096));
-    if (c == NULL) {
-        return ERR(err, NO_MEMORY, ENOMEM, "soft engine: no memory for vCPU %u", index);
+    /* Zeros that are not touched take no memory: most of it is tables. */
+    void *mem = mmap(NULL, sizeof(struct scpu), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct scpu *c = mem;
+    if (mem == MAP_FAILED) {
+        return ERR(err, NO_MEMORY, errno, "soft engine: no memory for vCPU %u", index);
     }
-    __builtin_memset(c, 0, sizeof(*c));
     c->vm = vm;
     c->index = index;
     c->cold = calloc(1, sizeof(*c->cold));
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->wake, NULL);
-    for (unsigned i = 0; i < MMU_NIDX * TLB_NKIND * TLB_SIZE; i++) {
-        (&c->tlb[0][0][0])[i].tag = TLB_INVALID(i & (TLB_SIZE - 1));
+    _Static_assert(TLB_INVALID(1) == 0, "only the first entry's is not");
+    for (unsigned m = 0; m < MMU_NIDX; m++) {
+        for (unsigned k = 0; k < TLB_NKIND; k++) {
+            c->tlb[m][k][0].tag = TLB_INVALID(0);
+        }
     }
     int r = c->cold == NULL
                 ? ERR(err, NO_MEMORY, ENOMEM, "soft engine: no memory for vCPU %u", index)

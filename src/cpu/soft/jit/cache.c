@@ -32,13 +32,19 @@ static void parts_reset(struct jit *j)
     j->n_blocks = 0;
 }
 
+/* An entry without a block has a tag that only targets of another entry could have: 0, but for
+ * the first one. */
+static void jc_mark_first(struct scpu *c)
+{
+    for (unsigned m = 0; m < MMU_NIDX; m++) {
+        c->jit_jc[m][0].tag = 1;
+    }
+}
+
 static void jc_clear(struct scpu *c)
 {
-    for (uint64_t m = 0; m < MMU_NIDX; m++) {
-        for (uint64_t i = 0; i < JIT_JC_SIZE; i++) {
-            c->jit_jc[m][i].tag = i ^ 1; /* of another entry: none has it */
-        }
-    }
+    native_zero(c->jit_jc, sizeof(c->jit_jc));
+    jc_mark_first(c);
 }
 
 int jit_new(struct scpu *c, struct err *err)
@@ -73,7 +79,7 @@ int jit_new(struct scpu *c, struct err *err)
     }
     jit_make_thunks(j);
     parts_reset(j);
-    jc_clear(c);
+    jc_mark_first(c);
     j->stale_seen = atomic_load(&c->vm->stale_n);
     native_register_code(c, j->rx, j->bytes);
     soft_code_epoch(c, 0);
